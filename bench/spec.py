@@ -1,0 +1,185 @@
+"""A paper as data: tables, rows, columns, claims, scales and recipes. Standard library only; builds nothing, measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+Tier = Literal["smoke", "proxy", "real", "paper"]
+TIERS: tuple[Tier, ...] = ("smoke", "proxy", "real", "paper")
+ClaimKind = Literal["superiority", "equality", "magnitude", "cost", "arithmetic"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet of bottleneck blocks: blocks a stage, and the width of the first stage (64 in the paper's nets)."""
+
+    blocks: tuple[int, int, int, int]
+    width: int = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how a run learns; a row's own factor (1x, 2x) multiplies the image counts.
+
+    The rate warms up linearly, is constant, and then decays: linearly to zero over `decay_images` ("linear", which can be continued from the
+    end of the constant part), or by x0.1 at each of `drops`, fractions of the whole ("steps", as the papers do).
+    """
+
+    images: int  # seen at the constant rate, warm-up included
+    decay_images: int
+    epoch_images: int  # images between two checkpoints
+    warmup_images: int
+    batch: int
+    rate: float
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.05
+    decay: Literal["linear", "steps"] = "linear"
+    drops: tuple[float, ...] = ()
+    clip_norm: float = 10.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a tier multiplies: it changes sizes, never which parts a model has."""
+
+    tier: Tier
+    width: float  # of channels
+    size: float  # of pixels: 600 becomes 600 * size
+    backbones: Mapping[str, Backbone]  # each named backbone's own proxy: R50 and R101 stay different
+    schedule: Schedule
+    rois: int  # proposals sampled an image in training (512 in FPN)
+    proposals: tuple[int, int]  # kept after suppression in training and in testing
+    seeds: int = 5  # of a headline row
+    threads: int = 1  # CPU threads a run: part of what makes it repeatable
+
+    def channels(self, paper: int, *, multiple: int = 8, least: int = 8) -> int:
+        """A channel count of the paper at this width, rounded to a multiple and not below `least` (never above the paper's own)."""
+        scaled = round(paper * self.width / multiple) * multiple
+        return paper if self.width == 1 else min(paper, max(least, scaled))
+
+    def pixels(self, paper: float) -> float:
+        """A length of the paper in pixels at this size."""
+        return paper * self.size
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a table prints beside a row: the data, its classes, the image size, the backbone, the length of training."""
+
+    data: str  # "voc07+12", "coco2014"
+    classes: int  # background not counted
+    min_px: int
+    max_px: int
+    backbone: str  # a key of Scale.backbones
+    schedule: float = 1.0  # 1x
+
+
+@dataclass(frozen=True)
+class Train:
+    """A step: learn from the data by the scale's schedule."""
+
+    name: str = "train"
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A step: change the weights of the run that the row needs, without data (SVD, pruning); `apply` is named in the row's arguments."""
+
+    name: str = "transform"
+
+
+Step = Train | Transform
+Recipe = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a row's builder may know."""
+
+    setting: Setting
+    scale: Scale
+    classes: int  # of the data at hand, background not counted
+    inputs: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))  # row key -> safetensors of the run it needs
+
+
+Builder = Callable[..., Any]  # (request: Request, **arguments) -> Trainable
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model with its recipe. `build` is a plain function of the paper's paper.py whose body imports the model."""
+
+    key: str  # unique in its paper: "fpn-k16-l5"
+    title: str  # in words, for a reader
+    setting: Setting
+    build: Builder | None  # None: a row that the paper quotes from elsewhere
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    recipe: Recipe = (Train(),)
+    needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
+    reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
+    headline: bool = False  # five seeds, may not be undertrained
+    quoted: str = ""  # why it is shown and never measured
+    channel_first: bool = False  # count the 1x1 before the pooling (Condensing's printed GMAC)
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one printed column is measured: the meter's value, and how far it may be from what is printed."""
+
+    measure: str  # "" for a column that states a setting; else a key of Record.values: "params_m", "size_mb", "macs_g", "voc_ap50", "ap"
+    tolerance: float = 0.0  # relative; 0: the printed digits, by rounding or truncation
+    unattempted: str = ""  # why this column is not attempted at all (test-dev, private data)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One printed table: for each printed row the key of ours, for each printed column its meaning."""
+
+    id: str  # "T3", as in published.json
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: an outcome word of DESIGN section 6, what was measured, the reason in a sentence."""
+
+    outcome: str
+    measured: float | None
+    reason: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper: its place in published.json, its kind, and the function of the evidence that decides it.
+
+    `decide(evidence)` is given a bench.claims.Evidence: published cells, cost values, and paired differences of trained rows.
+    """
+
+    key: str
+    index: int  # in published.json's claims of this paper; -1: implied by a table, not a sentence
+    kind: ClaimKind
+    decide: Callable[[Any], Verdict]
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper: its key is the name of its folder."""
+
+    key: str
+    title: str
+    rows: tuple[Row, ...]
+    tables: tuple[Table, ...]
+    claims: tuple[Claim, ...]
+    twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
+
+    def row(self, key: str) -> Row:
+        """The row of that key; KeyError if there is none."""
+        return {row.key: row for row in self.rows}[key]

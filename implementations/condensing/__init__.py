@@ -1,0 +1,1 @@
+"""Condensing Two-stage Detection with Automatic Object Key Part Discovery."""
