@@ -1,0 +1,66 @@
+"""Which data is meant: the text after `--data`, as a value. Standard library only; opens no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.types import UserError
+
+SPLITS = ("train", "val", "test")
+_KEYS = {"coco": (*SPLITS, "images", "empty"), "voc": ("voc", *SPLITS, "classes", "empty")}
+_FORMS = "scenes-v1, or train=A.json,val=B.json,test=C.json[,images=DIR], or voc=DIR[,train=2007_trainval+2012_trainval,val=2007_val,test=2007_test]"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset by its kind ("scenes", "coco", "voc"), its name in tables and records (no path of a machine), and its parts as given."""
+
+    kind: str
+    name: str
+    parts: tuple[tuple[str, str], ...] = ()  # pairs, so that it can be hashed; sorted by key
+
+    def part(self, key: str, default: str = "") -> str:
+        """The part of that key, or the default."""
+        return dict(self.parts).get(key, default)
+
+
+def parse_data(text: str) -> Data:
+    """The data that a text means; UserError names an unknown key and the allowed ones.
+
+    "scenes-v1" (any name that begins with "scenes") is drawn on the fly. "train=A.json,val=B.json,test=C.json[,images=DIR]" is COCO JSON; a split
+    that is not given cannot be opened. "voc=DIR" is a folder that holds VOC2007, VOC2012; its splits are image sets joined by "+".
+    "empty=drop" leaves out boxes of zero size (COCO's own train2017 has two), which are a fault otherwise.
+    """
+    text = text.strip()
+    if text.startswith("scenes") and "=" not in text and "," not in text:
+        return Data("scenes", text)
+    parts = _pairs(text)
+    kind = "voc" if "voc" in parts else "coco"
+    for key in parts:
+        if key not in _KEYS[kind]:
+            raise UserError(f"--data {text!r}: unknown key {key!r}; allowed are {', '.join(_KEYS[kind])}")
+    if parts.get("empty", "drop") != "drop":
+        raise UserError(f"--data {text!r}: empty={parts['empty']} is unknown; allowed is empty=drop, or leave it out")
+    if kind == "coco" and not any(split in parts for split in SPLITS):
+        raise UserError(f"--data {text!r}: it names no split; give at least one of train=FILE, val=FILE, test=FILE")
+    return Data(kind, _name(kind, parts), tuple(sorted(parts.items())))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    parts: dict[str, str] = {}
+    for piece in text.split(","):
+        key, equals, value = (word.strip() for word in piece.partition("="))
+        if not equals or not key or not value:
+            raise UserError(f"--data {text!r}: {piece!r} is not KEY=VALUE; allowed is {_FORMS}")
+        if key in parts:
+            raise UserError(f"--data {text!r}: {key} is given twice; leave one of them out")
+        parts[key] = value
+    return parts
+
+
+def _name(kind: str, parts: dict[str, str]) -> str:
+    if kind == "voc":
+        return f"voc:{parts.get('train', 'default')}"
+    first = next(parts[split] for split in SPLITS if split in parts)
+    return f"coco:{Path(first).absolute().parent.name}"
