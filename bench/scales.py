@@ -1,0 +1,68 @@
+"""The four tiers: what each multiplies. A tier changes sizes and lengths, never which parts a model has."""
+
+from __future__ import annotations
+
+from bench.spec import Backbone, Scale, Schedule, Tier
+
+# Bottleneck nets with the paper's own order of depths: R101 differs from R50 in its third stage alone, as in ResNet itself.
+_PROXY_BACKBONES = {"R50": Backbone((1, 2, 2, 1), 16), "R101": Backbone((1, 2, 4, 1), 16)}
+_PAPER_BACKBONES = {"R50": Backbone((3, 4, 6, 3), 64), "R101": Backbone((3, 4, 23, 3), 64)}
+
+SCALES: dict[Tier, Scale] = {
+    "smoke": Scale(
+        tier="smoke",
+        width=0.5,
+        size=0.107,  # 600 px become 64
+        backbones={"R50": Backbone((1, 1, 1, 1), 8), "R101": Backbone((1, 1, 2, 1), 8)},
+        schedule=Schedule(images=64, decay_images=32, epoch_images=32, warmup_images=16, batch=8, rate=1e-3),
+        rois=16,
+        proposals=(32, 16),
+        seeds=2,
+    ),
+    "proxy": Scale(
+        tier="proxy",
+        width=0.5,  # FPN 256 -> 128 channels, fc 1024 -> 512
+        size=0.16,  # 600 px become 96, 800 px become 128
+        backbones=_PROXY_BACKBONES,
+        schedule=Schedule(images=8000, decay_images=4000, epoch_images=2000, warmup_images=800, batch=16, rate=1e-3),
+        rois=32,
+        proposals=(128, 64),
+    ),
+    "real": Scale(
+        tier="real",
+        width=0.5,
+        size=0.4,  # 600 px become 240
+        backbones=_PROXY_BACKBONES,
+        schedule=Schedule(images=3200, decay_images=1600, epoch_images=200, warmup_images=400, batch=8, rate=1e-3),
+        rois=64,
+        proposals=(256, 128),
+        seeds=1,
+        threads=2,
+    ),
+    "paper": Scale(
+        tier="paper",
+        width=1.0,
+        size=1.0,
+        backbones=_PAPER_BACKBONES,
+        # Appendix A: 12 epochs of about 16,551 images (VOC 07+12 trainval), batch 8, rate 0.01, x0.1 at epoch 10.
+        schedule=Schedule(
+            images=165_504,
+            decay_images=33_104,
+            epoch_images=16_552,
+            warmup_images=4_000,
+            batch=8,
+            rate=0.01,
+            optimizer="sgd",
+            weight_decay=1e-4,
+            decay="steps",
+            drops=(10 / 12,),
+            clip_norm=35.0,
+        ),
+        rois=512,
+        proposals=(2000, 1000),
+        threads=2,
+    ),
+}
+
+# Single objects of the embedded dataset at 64 px: what ImageNet is to the papers.
+PRETRAIN = Schedule(images=40_000, decay_images=20_000, epoch_images=10_000, warmup_images=2_000, batch=64, rate=2e-3)
