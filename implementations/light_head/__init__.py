@@ -1,0 +1,1 @@
+"""Light-Head R-CNN: In Defense of Two-Stage Object Detector."""

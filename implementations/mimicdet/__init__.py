@@ -1,0 +1,1 @@
+"""MimicDet: Bridging the Gap Between One-Stage and Two-Stage Object Detection."""

@@ -1,0 +1,1 @@
+"""POD: Practical Object Detection with Scale-Sensitive Network."""
