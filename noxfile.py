@@ -1,0 +1,99 @@
+"""leandet's chores, each a chain of plain commands; all sessions share one environment, since torch alone weighs five gigabytes."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+# Outside the project where told so (continuous integration keeps it between runs), else .nox/leandet.
+SHARED = os.environ.get("LEANDET_VENV", str(HERE / ".nox" / "leandet"))
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types"]
+
+
+def chore(function: Callable[[nox.Session], None]) -> object:
+    """Register a session of the shared environment."""
+    return nox.session(venv_location=SHARED, reuse_venv=True)(function)
+
+
+def set_up(session: nox.Session, *groups: str) -> None:
+    """Install leandet as it stands here, with the groups that the session needs."""
+    session.install("-q", "-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    session.env["DVC_NO_ANALYTICS"] = "1"
+
+
+@chore
+def repro(session: nox.Session) -> None:
+    """Reproduce: `dvc repro quick` unless other stages are named after `--`."""
+    set_up(session)
+    session.run("leandet", "doctor")
+    session.run("dvc", "repro", *(session.posargs or ["quick"]))
+
+
+@chore
+def tests(session: nox.Session) -> None:
+    """The fast tests: at most eight minutes on two cores."""
+    set_up(session, "tests")
+    session.run("pytest", "--durations=15", *session.posargs)
+
+
+@chore
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes: every row at paper scale, the pipeline end to end."""
+    set_up(session, "tests")
+    session.run("pytest", "-m", "slow", "--durations=15", *session.posargs)
+
+
+@chore
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and its format."""
+    set_up(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@chore
+def types(session: nox.Session) -> None:
+    """Types: mypy, strict on bench."""
+    set_up(session, "tests", "lint")
+    session.run("mypy")
+
+
+@chore
+def bench(session: nox.Session) -> None:
+    """Speed: ours against torchvision's own detector, like with like, interleaved in one run."""
+    set_up(session, "tests")
+    session.run("pytest", "tests/bench", "-m", "bench", "-s", *session.posargs)
+
+
+@chore
+def attest(session: nox.Session) -> None:
+    """Replay the first steps of one committed record a paper and compare them bit for bit (the named ones after `--`)."""
+    set_up(session)
+    session.run("leandet", "attest", *(session.posargs or ["--one-a-paper"]))
+
+
+@chore
+def tables(session: nox.Session) -> None:
+    """Regenerate the committed tables from the committed records and predictions, and compare them byte for byte."""
+    set_up(session)
+    again = Path(session.create_tmp()) / "results"
+    shutil.rmtree(again, ignore_errors=True)
+    session.run("leandet", "tables", "--committed", "--quiet", "--out", str(again))
+    written = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    differing = [
+        str(path)
+        for path in written
+        if not (HERE / "results" / path).is_file() or not filecmp.cmp(again / path, HERE / "results" / path, shallow=False)
+    ]
+    if differing or not written:
+        session.error(f"not as committed: {', '.join(differing) or 'nothing was written'}; run `leandet publish` and commit what it changes")
+    session.log(f"{len(written)} files equal byte for byte")
