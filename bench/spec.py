@@ -125,6 +125,8 @@ class Row:
     quoted: str = ""  # why it is shown and never measured
     channel_first: bool = False  # count the 1x1 before the pooling (Condensing's printed GMAC)
     notes: str = ""
+    # measure -> why no reading of the paper gives its printed number: the outcome word ("irreproducible", "deviates") and the proof in a sentence
+    unmatched: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Verdict:
 class Claim:
     """A sentence of the paper: its place in published.json, its kind, and the function of the evidence that decides it.
 
-    `decide(evidence)` is given a bench.claims.Evidence: published cells, cost values, and paired differences of trained rows.
+    `decide(evidence)` is given a bench.evidence.Evidence: published cells, cost values, and paired differences of trained rows.
     """
 
     key: str
