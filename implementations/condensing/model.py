@@ -240,7 +240,8 @@ class CondensedHead(nn.Module):
 
     def _losses(self, found: KeyParts, positive: Tensor) -> dict[str, Tensor]:
         """L_d and L_u, Eq. 5, as far as they are switched on."""
-        settings, losses = self.settings, {}
+        settings = self.settings
+        losses: dict[str, Tensor] = {}
         if not settings.key_parts:
             return losses
         if settings.discriminative:
