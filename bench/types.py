@@ -102,9 +102,17 @@ class Predictions:
 class Split(Protocol):
     """One split of a dataset; images are decoded when asked for."""
 
-    name: str  # "scenes-v1/train", "coco:test.json"
-    digest: str  # of everything that the numbers depend on
-    classes: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """As in "scenes-v1/train", "coco:test.json"."""
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the numbers depend on."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels 0..C-1."""
 
     def __len__(self) -> int:
         """Number of images."""
