@@ -41,7 +41,7 @@ def test_truncated_maximum_by_hand():
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 100, width=32), min_size=4, max_size=4))
 def test_rectified_maps_never_fall_below_half_over_one_point_one_while_quiet(values):
-    """No value of a rectified map is below 0.5 / 1.1 = 0.4545 unless its maximum is over 0.5 (where Eq. 4's divisor starts to grow); all are below 1."""
+    """No rectified value falls below 0.5 / 1.1 = 0.4545 unless its maximum is over 0.5 (there Eq. 4's divisor starts to grow); all are below 1."""
     raw = torch.tensor(values).view(1, 1, 2, 2)
     squashed = model.SQUASHES["tmr"](raw)
     largest = max(values)
