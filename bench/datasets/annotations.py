@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.types import Target
 
 ROUNDING = 1.0  # pixels that a box may stick out by rounding, and is clipped; more is a fault
+EMPTY = "is of zero or negative size"
 
 
 class ImageFile(NamedTuple):
@@ -130,9 +131,6 @@ def fit(corners: tuple[float, float, float, float], width: int, height: int) -> 
     if x2 <= x1 or y2 <= y1:
         return EMPTY
     return x1, y1, x2, y2
-
-
-EMPTY = "is of zero or negative size"
 
 
 def raise_faults(file: Path | str, faults: Sequence[str]) -> None:
