@@ -1,0 +1,136 @@
+"""What there is to judge by: records, paired differences, and what a paper prints. Asked by tables, claims, leaderboard and report; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.published import Published
+    from bench.records import Record
+    from bench.spec import Paper
+    from bench.verdicts import Ruling
+
+JUDGED_TIERS = ("paper", "proxy")  # accuracy is judged at the first of these that has runs; `real` and `smoke` show that the path works
+RUNS = ("train", "transform")  # kinds of record that carry a trained row's accuracy
+SEEDS = 5  # of a headline row; fewer never decide
+PLATEAU_AP = 1.0  # a run that is continued for half its length gains less than this
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row minus its reference, paired by seed and image, in points of `measure`."""
+
+    row: str
+    reference: str
+    measure: str
+    tier: str
+    value: float
+    interval: tuple[float, float]  # 95 %, over seeds and images
+    seeds: int  # pairs
+    smallest_detectable: float  # the difference that so many seeds would show
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one paper. `digests`: what each record's run depends on now, by record id; None: not asked."""
+
+    paper: Paper | None
+    published: Published
+    records: tuple[Record, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    digests: Mapping[str, str] | None = None
+
+    def cost(self, row: str) -> Record | None:
+        """The cost record of a row, if it was counted."""
+        found = [record for record in self.records if record.kind == "cost" and record.row == row and record.status == "ok"]
+        return found[0] if found else None
+
+    def tier(self, row: str) -> str:
+        """The tier at which this row's accuracy is judged; empty if it has no run there."""
+        return next((tier for tier in JUDGED_TIERS if self.attempts(row, tier)), "")
+
+    def attempts(self, row: str, tier: str) -> tuple[Record, ...]:
+        """The runs of a row at a tier by seed, the failed and the skipped among them."""
+        return self._of(row, tier, RUNS)
+
+    def runs(self, row: str, tier: str) -> tuple[Record, ...]:
+        """The runs of a row at a tier that ended well, by seed."""
+        return tuple(record for record in self.attempts(row, tier) if record.status == "ok")
+
+    def mean(self, row: str, tier: str, measure: str) -> float | None:
+        """The mean of a measure over the seeds of a row; None where no run has it."""
+        values = [record.values[measure] for record in self.runs(row, tier) if measure in record.values]
+        return fmean(values) if values else None
+
+    def gain(self, row: str, tier: str, measure: str) -> float | None:
+        """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued."""
+        before = {record.seed: record.values for record in self.runs(row, tier)}
+        after = [record for record in self._of(row, tier, ("plateau",)) if record.status == "ok" and record.seed in before]
+        gains = [
+            record.values[measure] - before[record.seed][measure] for record in after if measure in record.values and measure in before[record.seed]
+        ]
+        return fmean(gains) if gains else None
+
+    def difference(self, row: str, reference: str, measure: str) -> Difference | None:
+        """Row minus reference at the tier that is judged, from whichever side it was computed; None where it was not."""
+        for found in self.differences:
+            if found.measure == measure and (found.row, found.reference) == (row, reference):
+                return found
+            if found.measure == measure and (found.reference, found.row) == (row, reference):
+                return _turned(found)
+        return None
+
+    def stale(self, record: Record) -> bool:
+        """Whether the code or data that the record rests on has changed since, without a replay that attests it."""
+        return self.digests is not None and record.id in self.digests and self.digests[record.id] not in record.digests
+
+    def obstacle(self, rows: tuple[str, ...], measure: str, claimed: float) -> Ruling | None:
+        """Why the accuracy of these rows decides nothing yet, the first reason found; None where they may be compared."""
+        tier = self.tier(rows[0])
+        for row in rows:
+            found = self._missing(row, tier) or self._stale(row, tier) or self._young(row, tier, measure, claimed)
+            if found:
+                return found
+        seeds = min(len(self.runs(row, tier)) for row in rows)
+        if seeds < SEEDS:
+            return "undecided", f"{seeds} seed{'s' * (seeds > 1)}: {SEEDS} decide"
+        return None
+
+    def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
+        key = self.published.paper
+        found = (r for r in self.records if (r.paper, r.row, r.tier) == (key, row, tier) and r.kind in kinds and _main_data(r))
+        return tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+
+    def _missing(self, row: str, tier: str) -> Ruling | None:
+        attempts = self.attempts(row, tier)
+        if not attempts:
+            return "not attempted", f"{row} has no run at the {tier or JUDGED_TIERS[-1]} tier yet"
+        if not self.runs(row, tier):
+            return "not attempted", f"{row}: {attempts[0].status}: {attempts[0].reason}"
+        return None
+
+    def _stale(self, row: str, tier: str) -> Ruling | None:
+        old = [record.id for record in self.runs(row, tier) if self.stale(record)]
+        return ("stale", f"{old[0]} was made by other code; run or attest it again") if old else None
+
+    def _young(self, row: str, tier: str, measure: str, claimed: float) -> Ruling | None:
+        limit = min(PLATEAU_AP, abs(claimed)) if claimed else PLATEAU_AP
+        gain = self.gain(row, tier, measure)
+        if gain is None:
+            return "undertrained", f"{row} was not continued past its length, so no plateau is shown"
+        if gain >= limit:
+            return "undertrained", f"{row} gains {gain:+.1f} when continued for half its length; a plateau is below {limit:g}"
+        return None
+
+
+def _main_data(record: Record) -> bool:
+    """Whether a run is on its tier's own data: a negative control or a variant of the scenes judges no published cell."""
+    return record.tier != "proxy" or record.context.get("data", "scenes-v1") == "scenes-v1"
+
+
+def _turned(found: Difference) -> Difference:
+    low, high = found.interval
+    return Difference(found.reference, found.row, found.measure, found.tier, -found.value, (-high, -low), found.seeds, found.smallest_detectable)

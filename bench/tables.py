@@ -1,0 +1,193 @@
+"""Outcomes: each published cell beside what was measured. Pure, from values to values; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import verdicts
+from bench.published import labels, result_cells
+
+if TYPE_CHECKING:
+    from bench.evidence import Evidence
+    from bench.published import Cell, Published, Value
+    from bench.records import Record
+    from bench.spec import Column, Paper, Row
+    from bench.verdicts import Word
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one published cell."""
+
+    paper: str
+    table: str
+    row: str  # the label as printed
+    key: str  # of our row; empty where the paper is not built yet
+    column: str
+    unit: str
+    kind: str
+    printed: str  # the cell as printed
+    published: Value
+    measured: float | None
+    difference: float | None  # cost: measured minus printed; accuracy: measured row minus its measured reference
+    outcome: Word
+    reason: str
+    tier: str  # of an accuracy; empty for cost
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one cell's judge says."""
+
+    outcome: Word
+    reason: str
+    measured: float | None = None
+    difference: float | None = None
+    tier: str = ""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A cell with the row and the column of ours that answer it."""
+
+    cell: Cell
+    row: Row
+    column: Column
+    evidence: Evidence
+
+
+def compare(paper: Paper | None, published: Published, evidence: Evidence) -> tuple[Outcome, ...]:
+    """One outcome a published result cell, in the order of the paper."""
+    return tuple(_outcome(cell, *_judge(cell, paper, evidence)) for cell in result_cells(published))
+
+
+def _outcome(cell: Cell, key: str, finding: _Finding) -> Outcome:
+    return Outcome(
+        cell.paper, cell.table, cell.row, key, cell.column, cell.unit, cell.kind, cell.printed, cell.value,
+        finding.measured, finding.difference, finding.outcome, finding.reason, finding.tier,
+    )  # fmt: skip
+
+
+def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _Finding]:
+    if paper is None:
+        return "", _Finding("not attempted", "not built yet")
+    table = next(table for table in paper.tables if table.id == cell.table)
+    row, column = paper.row(table.rows[cell.at[0]]), table.columns[cell.at[1]]
+    question = _Question(cell, row, column, evidence)
+    if row.quoted:
+        return row.key, _Finding("quoted", row.quoted)
+    if column.unattempted:
+        return row.key, _Finding("not attempted", column.unattempted)
+    if cell.kind not in JUDGES:
+        return row.key, _Finding("not attempted", f"no meter for {cell.kind} yet")
+    return row.key, JUDGES[cell.kind](question)
+
+
+def _cost(question: _Question) -> _Finding:
+    record = question.evidence.cost(question.row.key)
+    measure = question.column.measure
+    if record is None or measure not in record.values:
+        return _Finding("not attempted", f"{question.row.key} was not counted yet: leandet cost {question.cell.paper}")
+    if question.evidence.stale(record):
+        return _Finding("stale", f"{record.id} was made by other code; count it again")
+    measured = record.values[measure]
+    difference = measured - float(verdicts.printed_number(question.cell.printed))
+    word, reason = _cost_ruling(question, record, measured)
+    return _Finding(word, reason, measured, difference)
+
+
+def _cost_ruling(question: _Question, record: Record, measured: float) -> verdicts.Ruling:
+    measure = question.column.measure
+    unknown = record.context.get("unknown", ())
+    if unknown and measure == "macs_g":
+        return "undecided", f">= {measured:.3f}: no formula for {', '.join(unknown)}"
+    word, reason = verdicts.digits(question.cell.printed, measured, tolerance=question.column.tolerance)
+    if word != "reproduced" and measure in question.row.unmatched:
+        known, proof = question.row.unmatched[measure]
+        word, reason = next(w for w in verdicts.WORDS if w == known), f"{reason}; {proof}"
+    return word, reason + _pooled_first(record, measure)
+
+
+def _pooled_first(record: Record, measure: str) -> str:
+    """Eq. 9's figure beside a count that holds only with the 1x1 before the pooling."""
+    other = record.values.get("macs_pooled_first_g")
+    if measure != "macs_g" or other is None or other == record.values[measure]:
+        return ""
+    return f"; counted with the 1x1 before the pooling: Eq. 9 pools first and needs {other:.2f}"
+
+
+def _accuracy(question: _Question) -> _Finding:
+    evidence, row, measure = question.evidence, question.row, question.column.measure
+    tier = evidence.tier(row.key)
+    measured = evidence.mean(row.key, tier, measure)
+    if not row.reference:
+        return _reference(question, tier, measured)
+    other = evidence.mean(row.reference, tier, measure)
+    found = evidence.difference(row.key, row.reference, measure)
+    difference = found.value if found else measured - other if measured is not None and other is not None else None
+    word, reason = _accuracy_ruling(question)
+    return _Finding(word, reason, measured, difference, tier)
+
+
+def _reference(question: _Question, tier: str, measured: float | None) -> _Finding:
+    """A row that others are judged against: its own value says something of the printed one only at the paper's own scale."""
+    evidence, row = question.evidence, question.row
+    obstacle = evidence.obstacle((row.key,), question.column.measure, 0.0)
+    if obstacle and obstacle[0] != "undecided":
+        return _Finding(obstacle[0], obstacle[1], measured, None, tier)
+    if tier == "paper" and measured is not None:
+        word, reason = verdicts.digits(question.cell.printed, measured, tolerance=0.01)
+        return _Finding(word, reason, measured, None, tier)
+    return _Finding("undecided", "the reference: other rows are judged by their difference to it", measured, None, tier)
+
+
+def _accuracy_ruling(question: _Question) -> verdicts.Ruling:
+    evidence, row, measure = question.evidence, question.row, question.column.measure
+    printed = printed_difference(evidence, row.key, row.reference, measure)
+    if printed is None:
+        return "undecided", f"{row.reference} prints no {measure}, so there is no difference to compare"
+    said = f"printed {printed:+.1f} to {row.reference}"
+    obstacle = evidence.obstacle((row.key, row.reference), measure, printed)
+    if obstacle:
+        return obstacle[0], obstacle[1] if obstacle[0] == "not attempted" else f"{said}; {obstacle[1]}"
+    found = evidence.difference(row.key, row.reference, measure)
+    if found is None:
+        return "undecided", f"{said}; no paired predictions of both are stored"
+    word, reason = verdicts.difference(found.interval, printed)
+    return word, f"{said}; {reason}, {found.seeds} seeds"
+
+
+def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
+    """The printed cells that our row and measure answer, in one table or (empty) in all."""
+    if evidence.paper is None:
+        return ()
+    places = {
+        (ours.id, i, j)
+        for ours in evidence.paper.tables
+        for i, key in enumerate(ours.rows)
+        for j, column in enumerate(ours.columns)
+        if key == row and column.measure == measure and table in {"", ours.id}
+    }
+    return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
+
+
+def printed_difference(evidence: Evidence, row: str, reference: str, measure: str) -> float | None:
+    """Printed row minus printed reference, to the printed digits; None where one is not printed."""
+    ours, others = printed_values(evidence, row, measure), printed_values(evidence, reference, measure)
+    if not ours or not others:
+        return None
+    return float(verdicts.printed_number(ours[0].printed) - verdicts.printed_number(others[0].printed))
+
+
+JUDGES = {"cost": _cost, "accuracy": _accuracy}
+
+
+def check_table(paper: Paper, published: Published) -> None:
+    """Assert that each table of ours has a row for each printed row and a column for each printed column, and no row that is not ours."""
+    keys = {row.key for row in paper.rows}
+    for table in paper.tables:
+        printed = published.table(table.id)
+        assert len(table.rows) == len(labels(printed)), f"{paper.key} {table.id}: {len(table.rows)} rows of {len(printed.rows)}"
+        assert len(table.columns) == len(printed.columns), f"{paper.key} {table.id}: {len(table.columns)} columns of {len(printed.columns)}"
+        assert set(table.rows) <= keys, f"{paper.key} {table.id}: unknown rows {set(table.rows) - keys}"

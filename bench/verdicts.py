@@ -1,0 +1,92 @@
+"""The rules by which a number is judged: printed digits, intervals of differences. Pure; standard library only."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from typing import Literal, get_args
+
+Word = Literal[
+    "reproduced",
+    "direction holds",
+    "direction reversed",
+    "undecided",
+    "deviates",
+    "irreproducible",
+    "contradicted by its own table",
+    "undertrained",
+    "stale",
+    "quoted",
+    "not attempted",
+]
+WORDS: tuple[Word, ...] = get_args(Word)
+EQUAL_AP = 1.0  # two rows are equal where the interval of their difference lies within this many AP points
+
+Interval = tuple[float, float]
+Ruling = tuple[Word, str]  # the outcome and its reason in a sentence
+
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+
+
+def printed_number(printed: str) -> Decimal:
+    """The number of a printed cell with the digits that it shows: "13 MB" is 13, "734.0" keeps its zero. ValueError if there is none."""
+    found = _NUMBER.search(printed)
+    if found is None:
+        raise ValueError(f"{printed!r} holds no number")
+    return Decimal(found.group())
+
+
+def digits(printed: str, measured: float, *, tolerance: float = 0.0) -> Ruling:
+    """Whether a measured number rounds, or is cut, to the printed digits, or lies within a relative tolerance of them."""
+    wanted = printed_number(printed)
+    exact = Decimal(repr(float(measured)))
+    relative = float((exact - wanted) / wanted) if wanted else float("inf")
+    if exact.quantize(wanted, ROUND_HALF_UP) == wanted:
+        return "reproduced", "rounds to the printed digits"
+    if exact.quantize(wanted, ROUND_DOWN) == wanted:
+        return "reproduced", "cut off, not rounded, it gives the printed digits"
+    if abs(relative) <= tolerance:
+        return "reproduced", f"{100 * relative:+.2f} %, within {100 * tolerance:g} %"
+    return "deviates", f"{100 * relative:+.1f} % of what is printed"
+
+
+def equality(interval: Interval, within: float = EQUAL_AP) -> Ruling:
+    """Equal where the whole interval lies within +-`within`; refuted where it lies outside; a difference that is merely not found is undecided."""
+    low, high = interval
+    if -within <= low and high <= within:
+        return "reproduced", f"the interval {span(interval)} lies within +-{within:g}"
+    if low > within or high < -within:
+        return "deviates", f"the interval {span(interval)} lies outside +-{within:g}: not equal"
+    return "undecided", f"the interval {span(interval)} reaches beyond +-{within:g}"
+
+
+def magnitude(interval: Interval, claimed: float) -> Ruling:
+    """Met where the interval leaves out zero and holds the claimed difference; its sign alone is `direction holds`."""
+    low, high = interval
+    if low <= 0 <= high:
+        return "undecided", f"the interval {span(interval)} holds zero: no difference found"
+    if (high < 0) != (claimed < 0):
+        return "direction reversed", f"the interval {span(interval)} lies on the other side of zero than {claimed:+.1f}"
+    if low <= claimed <= high:
+        return "reproduced", f"the interval {span(interval)} holds {claimed:+.1f} and not zero"
+    return "direction holds", f"the interval {span(interval)} has the sign of {claimed:+.1f} and does not hold it"
+
+
+def superiority(interval: Interval) -> Ruling:
+    """Better where the whole interval lies above zero."""
+    low, high = interval
+    if low > 0:
+        return "reproduced", f"the interval {span(interval)} lies above zero"
+    if high < 0:
+        return "direction reversed", f"the interval {span(interval)} lies below zero"
+    return "undecided", f"the interval {span(interval)} holds zero: no difference found"
+
+
+def difference(interval: Interval, printed: float) -> Ruling:
+    """A printed difference of two rows: equality where it is zero, else its magnitude."""
+    return magnitude(interval, printed) if printed else equality(interval)
+
+
+def span(interval: Interval) -> str:
+    """As in [-0.31, +0.42]."""
+    return f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
