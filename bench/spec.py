@@ -172,6 +172,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class CostRule:
+    """What a paper's cost columns are of, and by which conventions it counted them (bench/meters)."""
+
+    macs: str = "mac"
+    size: str = "mb"
+    scope: Literal["head", "model"] = "head"  # the second-stage head alone, or the whole detector
+    rois: int = 1000
+
+
+@dataclass(frozen=True)
 class Paper:
     """One paper: its key is the name of its folder."""
 
@@ -181,6 +191,7 @@ class Paper:
     tables: tuple[Table, ...]
     claims: tuple[Claim, ...]
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
+    costs: CostRule = field(default_factory=CostRule)
 
     def row(self, key: str) -> Row:
         """The row of that key; KeyError if there is none."""
