@@ -120,18 +120,14 @@ def unpack(archive: Path, folder: Path, *, room: int, progress: Progress = lambd
                 raise UserError(
                     f"{archive}: unpacking needs {need / 1e9:.2f} GB, {room / 1e9:.2f} GB are free; make room and run the same command again"
                 )
+            done = 0
             for member in members:
                 _write(folder, member)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        FileExistsError,
-        NotADirectoryError,
-    ) as error:
+                done += member.size
+                progress(f"unpack {archive.name}", done, need)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the archive is not to blame
         raise UserError(
             f"{archive}: broken or not an archive that is allowed here ({error}); allowed are tar and zip; delete it and download it anew"
         ) from error
