@@ -161,7 +161,7 @@ class Verdict:
 class Claim:
     """A sentence of the paper: its place in published.json, its kind, and the function of the evidence that decides it.
 
-    `decide(evidence)` is given a bench.evidence.Evidence: published cells, cost values, and paired differences of trained rows.
+    `decide(case)` is given a bench.claims.Case: published cells, cost values, paired differences of trained rows, and the rules to judge them by.
     """
 
     key: str

@@ -202,61 +202,61 @@ TABLES = (
     Table("T4", tuple(row.key for row in _T4), (_LABEL, *_COST, *_COCO)),
 )
 
-# ---- claims: `index` is the sentence's place in published.json; `evidence` is a bench.evidence.Evidence
+# ---- claims: `index` is the sentence's place in published.json; `case` is a bench.claims.Case
 
 _PAIRS = tuple((row.key, row.reference) for row in (*_T3, *_T4) if row.reference)
 _BUILT_PAIRS = tuple(pair for pair in _PAIRS if "rfcn" not in pair[0])  # R-FCN's printed parameters are met by no head
 
 
-def _around_half(evidence: Any) -> Verdict:
-    return evidence.saved_about(0, "params_m", _BUILT_PAIRS, within=10.0)
+def _around_half(case: Any) -> Verdict:
+    return case.saved_about(0, "params_m", _BUILT_PAIRS, within=10.0)
 
 
-def _over_96(evidence: Any) -> Verdict:
-    return evidence.saved_more_than(2, "params_m", (("k1-l1", "fpn-r50"),))
+def _over_96(case: Any) -> Verdict:
+    return case.saved_more_than(2, "params_m", (("k1-l1", "fpn-r50"),))
 
 
-def _second_layer(evidence: Any) -> Verdict:
+def _second_layer(case: Any) -> Verdict:
     """A second layer of 1024 x 1024 weights and 1024 biases, as a share of the baseline's head."""
-    return evidence.share_about(4, "params_m", (1024 * 1024 + 1024) / 1e6, "fpn-r50", within=1.0)
+    return case.share_about(4, "params_m", (1024 * 1024 + 1024) / 1e6, "fpn-r50", within=1.0)
 
 
-def _faster_parameters(evidence: Any) -> Verdict:
-    return evidence.cost_claim(6, "faster-c4-coco", "params_m")
+def _faster_parameters(case: Any) -> Verdict:
+    return case.cost_claim(6, "faster-c4-coco", "params_m")
 
 
-def _faster_macs(evidence: Any) -> Verdict:
-    return evidence.cost_claim(7, "faster-c4-coco", "macs_g", tolerance=0.01)
+def _faster_macs(case: Any) -> Verdict:
+    return case.cost_claim(7, "faster-c4-coco", "macs_g", tolerance=0.01)
 
 
-def _faster_half(evidence: Any) -> Verdict:
-    return evidence.printed_saving(8, "T4", "params_m", (("ours-faster-coco", "faster-c4-coco"),))
+def _faster_half(case: Any) -> Verdict:
+    return case.printed_saving(8, "T4", "params_m", (("ours-faster-coco", "faster-c4-coco"),))
 
 
-def _faster_complexity(evidence: Any) -> Verdict:
-    return evidence.saved_more_than(9, "macs_g", (("ours-faster-coco", "faster-c4-coco"),))
+def _faster_complexity(case: Any) -> Verdict:
+    return case.saved_more_than(9, "macs_g", (("ours-faster-coco", "faster-c4-coco"),))
 
 
-def _first_to_halve(evidence: Any) -> Verdict:
-    return evidence.printed_saving(10, "", "params_m", _PAIRS)
+def _first_to_halve(case: Any) -> Verdict:
+    return case.printed_saving(10, "", "params_m", _PAIRS)
 
 
-def _keeps_accuracy(evidence: Any) -> Verdict:
+def _keeps_accuracy(case: Any) -> Verdict:
     """The original performance with half of the parameters: within one point of the baseline, by the paper's mAP."""
-    return evidence.equality("k16-l5", "fpn-r50", "voc_ap50", within=1.0)
+    return case.equality("k16-l5", "fpn-r50", "voc_ap50", within=1.0)
 
 
-def _drop_of_k1_l1(evidence: Any) -> Verdict:
+def _drop_of_k1_l1(case: Any) -> Verdict:
     """Points, not per cent of the baseline: the paper does not say which."""
-    return evidence.magnitude(1, "k1-l1", "fpn-r50", "voc_ap50")
+    return case.magnitude(1, "k1-l1", "fpn-r50", "voc_ap50")
 
 
-def _drop_of_k1_l1_again(evidence: Any) -> Verdict:
-    return evidence.magnitude(3, "k1-l1", "fpn-r50", "voc_ap50")
+def _drop_of_k1_l1_again(case: Any) -> Verdict:
+    return case.magnitude(3, "k1-l1", "fpn-r50", "voc_ap50")
 
 
-def _gain_of_ld(evidence: Any) -> Verdict:
-    return evidence.magnitude(5, "k16-l5", "no-ld", "voc_ap50")
+def _gain_of_ld(case: Any) -> Verdict:
+    return case.magnitude(5, "k16-l5", "no-ld", "voc_ap50")
 
 
 CLAIMS = (

@@ -1,0 +1,172 @@
+"""Sentences of a paper, decided. A paper's `decide` is given a Case: it asks for the rule that fits and repeats no printed number. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import verdicts
+from bench.spec import Verdict
+from bench.tables import printed_values
+
+if TYPE_CHECKING:
+    from bench.evidence import Evidence
+    from bench.published import Published
+    from bench.spec import Claim, Paper
+    from bench.verdicts import Word
+
+Pairs = Sequence[tuple[str, str]]  # rows and the rows that they are leaner than
+Rule = Callable[[verdicts.Interval], verdicts.Ruling]
+Met = Callable[[float, float], bool]  # (least saving, largest saving)
+
+
+@dataclass(frozen=True)
+class ClaimOutcome:
+    """What became of one sentence; `index` is its place in published.json, or -1."""
+
+    paper: str
+    index: int
+    key: str  # empty where the paper is not built yet
+    claim: str
+    kind: str  # how it is decided; where the paper is not built yet, its kind as printed
+    unit: str
+    published: float | tuple[float, ...] | None
+    line: int
+    measured: float | None
+    interval: tuple[float, float] | None
+    outcome: Word
+    reason: str
+    headline: bool = False
+
+
+def decide(paper: Paper | None, published: Published, evidence: Evidence) -> tuple[ClaimOutcome, ...]:
+    """One outcome a printed sentence, in the order of the paper, then those that a table only implies."""
+    claims = {claim.index: claim for claim in paper.claims if claim.index >= 0} if paper else {}
+    printed = tuple(_one(index, claims.get(index), evidence) for index in range(len(published.claims)))
+    implied = tuple(_one(-1, claim, evidence) for claim in paper.claims if claim.index < 0) if paper else ()
+    return printed + implied
+
+
+def _one(index: int, claim: Claim | None, evidence: Evidence) -> ClaimOutcome:
+    verdict = claim.decide(Case(evidence)) if claim else Verdict("not attempted", None, "not built yet")
+    word = next(word for word in verdicts.WORDS if word == verdict.outcome)
+    key, kind, headline = (claim.key, str(claim.kind), claim.headline) if claim else ("", "", False)
+    paper = evidence.published.paper
+    if index < 0:
+        return ClaimOutcome(paper, index, key, key, kind, "", None, 0, verdict.measured, verdict.interval, word, verdict.reason, headline)
+    said = evidence.published.claims[index]
+    return ClaimOutcome(
+        paper, index, key, said.claim, kind or said.kind, said.unit, said.value, said.line,
+        verdict.measured, verdict.interval, word, verdict.reason, headline,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence on one claim, and the rules to decide it by."""
+
+    evidence: Evidence
+
+    def claimed(self, index: int) -> float:
+        """The number of a printed claim."""
+        value = self.evidence.published.claims[index].value
+        assert isinstance(value, float), f"{self.evidence.published.paper}: claim {index} is not one number"
+        return value
+
+    # ---- cost
+
+    def saved(self, row: str, reference: str, measure: str) -> float | None:
+        """Per cent of a cost that a row saves, from this code's own counts; None where one is not counted or stale."""
+        ours, theirs = self._cost(row, measure), self._cost(reference, measure)
+        return None if ours is None or theirs is None else 100 * (1 - ours / theirs)
+
+    def saved_more_than(self, index: int, measure: str, pairs: Pairs) -> Verdict:
+        """Every pair saves more than is claimed; the measured number is the least saving."""
+        return self._saving(pairs, measure, lambda least, _most: least > self.claimed(index), f"more than {self.claimed(index):g} %")
+
+    def saved_about(self, index: int, measure: str, pairs: Pairs, *, within: float) -> Verdict:
+        """Every pair saves what is claimed, give or take `within` per cent points; the measured number is the least saving."""
+        claimed = self.claimed(index)
+        return self._saving(pairs, measure, lambda least, most: claimed - within <= least and most <= claimed + within, f"{claimed:g} % +-{within:g}")
+
+    def share_about(self, index: int, measure: str, part: float, row: str, *, within: float) -> Verdict:
+        """A part is the claimed per cent of a row's cost, give or take `within` points. `part` is in the measure's unit."""
+        whole = self._cost(row, measure)
+        if whole is None:
+            return _uncounted(row)
+        share, claimed = 100 * part / whole, self.claimed(index)
+        met = abs(share - claimed) <= within
+        return Verdict("reproduced" if met else "deviates", share, f"{part:.3f} of {whole:.3f} is {share:.1f} %; claimed {claimed:g} %")
+
+    def cost_claim(self, index: int, row: str, measure: str, *, tolerance: float = 0.0) -> Verdict:
+        """A cost that a sentence repeats from a table."""
+        measured = self._cost(row, measure)
+        if measured is None:
+            return _uncounted(row)
+        word, reason = verdicts.digits(repr(self.claimed(index)), measured, tolerance=tolerance)
+        return Verdict(word, measured, reason)
+
+    def printed_saving(self, index: int, table: str, measure: str, pairs: Pairs) -> Verdict:
+        """The paper's own cells save more than is claimed, in every pair; our counts stand in the reason."""
+        claimed = self.claimed(index)
+        printed = {row: self._printed_saving(table, measure, row, reference) for row, reference in pairs}
+        below = [f"{row} {saving:.1f} %" for row, saving in printed.items() if saving <= claimed]
+        counted = [saved for row, reference in pairs if (saved := self.saved(row, reference, measure)) is not None]
+        ours = f"; counted here: at least {min(counted):.1f} %" if len(counted) == len(pairs) else ""
+        measured = min(counted) if len(counted) == len(pairs) else None
+        if below:
+            return Verdict("contradicted by its own table", measured, f"the printed cells save {', '.join(below)}, not more than {claimed:g} %{ours}")
+        return Verdict("reproduced", measured, f"the printed cells save at least {min(printed.values()):.1f} %{ours}")
+
+    # ---- accuracy
+
+    def equality(self, row: str, reference: str, measure: str, *, within: float = verdicts.EQUAL_AP) -> Verdict:
+        """The row is as accurate as its reference."""
+        return self._accuracy(row, reference, measure, 0.0, lambda interval: verdicts.equality(interval, within))
+
+    def superiority(self, row: str, reference: str, measure: str) -> Verdict:
+        """The row is more accurate than its reference."""
+        return self._accuracy(row, reference, measure, 0.0, verdicts.superiority)
+
+    def magnitude(self, index: int, row: str, reference: str, measure: str) -> Verdict:
+        """The row differs from its reference by what is claimed, in points."""
+        claimed = self.claimed(index)
+        return self._accuracy(row, reference, measure, claimed, lambda interval: verdicts.magnitude(interval, claimed))
+
+    def _accuracy(self, row: str, reference: str, measure: str, claimed: float, rule: Rule) -> Verdict:
+        found = self.evidence.difference(row, reference, measure)
+        value, interval = (found.value, found.interval) if found else (self._plain_difference(row, reference, measure), None)
+        obstacle = self.evidence.obstacle((row, reference), measure, claimed)
+        if obstacle:
+            return Verdict(obstacle[0], value, obstacle[1], interval)
+        if found is None:
+            return Verdict("undecided", value, "no paired predictions of both rows are stored")
+        word, reason = rule(found.interval)
+        return Verdict(word, value, f"{reason}; {found.seeds} seeds, which show differences from {found.smallest_detectable:.1f} on", interval)
+
+    def _plain_difference(self, row: str, reference: str, measure: str) -> float | None:
+        tier = self.evidence.tier(row)
+        ours, theirs = self.evidence.mean(row, tier, measure), self.evidence.mean(reference, tier, measure)
+        return None if ours is None or theirs is None else ours - theirs
+
+    def _cost(self, row: str, measure: str) -> float | None:
+        record = self.evidence.cost(row)
+        return None if record is None or self.evidence.stale(record) else record.values.get(measure)
+
+    def _saving(self, pairs: Pairs, measure: str, met: Met, claimed: str) -> Verdict:
+        savings = {row: self.saved(row, reference, measure) for row, reference in pairs}
+        missing = [row for row, saving in savings.items() if saving is None]
+        if missing:
+            return _uncounted(missing[0])
+        known = [saving for saving in savings.values() if saving is not None]
+        said = ", ".join(f"{row} {saving:.1f} %" for row, saving in savings.items())
+        return Verdict("reproduced" if met(min(known), max(known)) else "deviates", min(known), f"claimed {claimed}; counted: {said}")
+
+    def _printed_saving(self, table: str, measure: str, row: str, reference: str) -> float:
+        ours, theirs = (printed_values(self.evidence, key, measure, table=table)[0] for key in (row, reference))
+        return float(100 * (1 - verdicts.printed_number(ours.printed) / verdicts.printed_number(theirs.printed)))
+
+
+def _uncounted(row: str) -> Verdict:
+    return Verdict("not attempted", None, f"{row} was not counted yet by this code")
