@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from math import ceil
+from typing import IO, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
+from bench.meters.conventions import BATCH_NORMS
 from bench.meters.params import count_params
 from bench.types import UserError
 
@@ -32,12 +33,13 @@ class _Length:
 
 
 def stored_state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """What a checkpoint of the modules holds, by name. A frozen batch norm is stored as an nn.BatchNorm2d: with its count of batches."""
+    """What a checkpoint of the modules holds, by name. Every batch norm is stored with its count of batches, as nn.BatchNorm2d stores itself."""
     state: dict[str, Tensor] = {}
     for prefix, outer in modules.items():
         state |= {f"{prefix}.{name}": tensor for name, tensor in outer.state_dict().items()}
-        frozen = (name for name, inner in outer.named_modules() if isinstance(inner, FrozenBatchNorm2d))
-        state |= {".".join(filter(None, (prefix, name, "num_batches_tracked"))): torch.empty((), dtype=torch.long, device="meta") for name in frozen}
+        norms = (name for name, inner in outer.named_modules() if isinstance(inner, BATCH_NORMS))
+        for counter in (".".join(filter(None, (prefix, name, "num_batches_tracked"))) for name in norms):
+            state.setdefault(counter, torch.empty((), dtype=torch.long, device="meta"))
     return state
 
 
@@ -51,7 +53,7 @@ def file_bytes(state: Mapping[str, Tensor]) -> int:
     real = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu") for name, tensor in state.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=UserWarning)  # torch calls its own storages deprecated
-        torch.save(real, length, _use_new_zipfile_serialization=False)
+        torch.save(real, cast("IO[bytes]", length), _use_new_zipfile_serialization=False)
     return length.length
 
 

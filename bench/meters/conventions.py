@@ -39,12 +39,14 @@ MAC = Convention(
     "weights x output positions of convolutions and linear layers, and both products of attention; sampling, norms, activations, pooling: 0",
     PRODUCTS | dict.fromkeys(SAMPLING.keys() - PRODUCTS.keys(), nothing),
 )
-MAC_SAMPLING = Convention("mac+sampling", "as mac, and 4 for each bilinear sample of RoIAlign, deformable convolution and interpolation", PRODUCTS | SAMPLING)
+MAC_SAMPLING = Convention(
+    "mac+sampling", "as mac, and 4 for each bilinear sample of RoIAlign, deformable convolution and interpolation", PRODUCTS | SAMPLING
+)
 MMDET = Convention(
     "mmdet",
     "as mac, and 1 an element for convolution biases, 2 for batch norm, 1 for nn.ReLU modules (functional ones: 0), 1 for each element pooled; "
     "linear biases and RoIAlign: 0",
-    MAC.formulas | {"aten::convolution": convolution_with_bias} | POOLING,
+    {**MAC.formulas, "aten::convolution": convolution_with_bias, **POOLING},
     ((BATCH_NORMS, _twice), (nn.ReLU, _once)),
 )
 CONVENTIONS: dict[str, Convention] = {rule.name: rule for rule in (MAC, MAC_SAMPLING, MMDET)}

@@ -79,11 +79,11 @@ def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
             module.training = True
 
 
-class _Meter(TorchDispatchMode):
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class is untyped
     """Adds up each operator's formula, and each module's where the convention counts modules."""
 
     def __init__(self, rule: Convention) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.rule = rule
         self.macs: Counter[str] = Counter()
         self.unknown: set[str] = set()

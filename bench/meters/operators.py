@@ -189,7 +189,8 @@ _WORDS = {
         _local_scalar_dense searchsorted bucketize isin""",
     "indexing": """embedding gather index index_add index_copy index_fill index_put _index_put_impl _unsafe_index index_select masked_scatter
         masked_select one_hot put scatter scatter_add scatter_reduce take take_along_dim""",
-    "losses": """binary_cross_entropy binary_cross_entropy_with_logits cross_entropy_loss huber_loss l1_loss mse_loss nll_loss_forward nll_loss2d_forward
+    "losses": """binary_cross_entropy binary_cross_entropy_with_logits cross_entropy_loss huber_loss l1_loss mse_loss nll_loss_forward
+        nll_loss2d_forward
         smooth_l1_loss""",
     "checks": "_assert_async _assert_scalar _assert_tensor_metadata result_type is_nonzero _foreach_add _foreach_mul",
 }

@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 def learned(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Each parameter once, shared ones too; scale and shift of a frozen batch norm count, as they do where it is an nn.BatchNorm2d that is not stepped."""
+    """Each parameter once, shared ones too. Scale and shift of a frozen batch norm count, as they do in an nn.BatchNorm2d that is not stepped."""
     seen: set[int] = set()
     for module in (inner for outer in modules for inner in outer.modules()):
         frozen = (module.weight, module.bias) if isinstance(module, FrozenBatchNorm2d) else ()

@@ -1,0 +1,152 @@
+"""Cost records: parameters, bytes and multiply-adds of each row at the paper's own scale, on the meta device, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bench.meters import METERS
+from bench.meters.conventions import convention
+from bench.meters.counted import Counted, Part, count
+from bench.meters.macs import format_macs
+from bench.meters.params import count_params
+from bench.records import Record
+from bench.scales import SCALES
+from bench.spec import CostRule, Paper, Request, Row, Scale
+from bench.types import Unavailable, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WHOLE = CostRule(scope="model")  # beside each paper's own figure: every part of the detector, by the plainest conventions
+CHANNEL_FIRST = (
+    "the paper's printed GMAC hold only with the 1x1 convolution before the pooling, so that graph is counted; "
+    "its Eq. 9 pools first, which costs macs_g_eq9 and computes the same"
+)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skip the filling of tensors that have no memory: most of the time that building on the meta device takes."""
+
+    FILLS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in self.FILLS and args[0].device.type == "meta":
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def build_on_meta(row: Row, scale: Scale) -> Any:
+    """The row's detector at a scale, without memory for its weights."""
+    assert row.build is not None, f"{row.key} is quoted and has no builder"
+    with torch.device("meta"), _Unfilled():
+        return row.build(Request(row.setting, scale, row.setting.classes), **row.arguments)
+
+
+def cost_records(paper: Paper, *, digest: Callable[[Row], str] | None = None) -> tuple[Record, ...]:
+    """One record a row that is not quoted; `digest` says what all the row's cost depends on."""
+    return tuple(cost_record(paper, row, digest=digest(row) if digest else "") for row in paper.rows if row.build is not None)
+
+
+def cost_record(paper: Paper, row: Row, *, digest: str = "") -> Record:
+    """What the row costs; a row that cannot be built or counted gives a record that says why."""
+    record = Record(f"{paper.key}.{row.key}.cost", "cost", paper.key, row.key, "", 0, "ok", "", digest, {}, context=_context(paper.costs, row))
+    try:
+        detector = build_on_meta(row, SCALES["paper"])
+        return _measured(record, detector, row, paper.costs)
+    except (Unavailable, UserError) as reason:
+        return replace(record, status="skipped", reason=str(reason))
+    except Exception as error:  # noqa: BLE001 - one row's fault is that row's result, not the end of the others'
+        return replace(record, status="failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _context(rule: CostRule, row: Row) -> dict[str, Any]:
+    """All that a cost figure may not travel without."""
+    return {
+        "scope": rule.scope,
+        "convention": f"{rule.macs}: {convention(rule.macs).meaning}",
+        "size_convention": rule.size,
+        "model_convention": WHOLE.macs,
+        "input": f"{row.setting.min_px}x{row.setting.max_px}",
+        "rois": rule.rois,
+        "classes": row.setting.classes,
+        "backbone": row.setting.backbone,
+        "precision": "float32",
+    } | ({"channel_first": CHANNEL_FIRST} if row.channel_first else {})
+
+
+def _measured(record: Record, detector: Any, row: Row, rule: CostRule) -> Record:
+    """Fill in values and operators: the paper's own column first, then the whole model."""
+    parts: tuple[Part, ...] = tuple(detector.parts(row.setting.min_px, row.setting.max_px))
+    whole = count(parts, replace(WHOLE, rois=rule.rois))
+    with channel_first(detector, on=row.channel_first):
+        printed = count(parts, rule)
+    values = {name: meter(printed) for name, meter in METERS.items()} | {f"model_{name}": meter(whole) for name, meter in METERS.items()}
+    if row.channel_first:
+        values["macs_g_eq9"] = METERS["macs_g"](count(parts, rule))
+    context = dict(record.context) | {"operators": dict(printed.total.by_operator), "unknown": _unknown(printed, whole)}
+    return replace(record, values=values, context=context)
+
+
+def _unknown(*counted: Counted) -> list[str]:
+    """The operators without a formula: if there are any, every macs figure is a lower bound."""
+    return sorted({name for one in counted for name in one.total.unknown})
+
+
+@contextmanager
+def channel_first(detector: nn.Module, *, on: bool) -> Iterator[None]:
+    """Let modules that can run their 1x1 before or behind the pooling (attribute `channel_first`) run it before; afterwards each is as it was."""
+    able = [module for module in detector.modules() if on and hasattr(module, "channel_first")]
+    before = [module.channel_first for module in able]
+    for module in able:
+        module.channel_first = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, was in zip(able, before, strict=True):
+            module.channel_first = was
+
+
+def head_params(row: Row, scale: Scale) -> int:
+    """Parameters of the row's second-stage head at a scale."""
+    parts: Iterable[Part] = build_on_meta(row, scale).parts(row.setting.min_px, row.setting.max_px)
+    return count_params(*{part.name: part.module for part in parts if part.head}.values())
+
+
+def saved_share(paper: Paper, row: Row, scale: Scale) -> float | None:
+    """Per cent of the original head's parameters that the row saves at a scale; None for a row that is an original itself."""
+    original = row
+    while original.reference:
+        original = paper.row(original.reference)
+    return None if original is row else 100 * (1 - head_params(row, scale) / head_params(original, scale))
+
+
+def print_costs(records: Sequence[Record], console: Console) -> None:
+    """A table of the cost records; the conventions below it, since no figure stands without its rule."""
+    from rich.table import Table
+
+    table = Table("row", "params M", "size MB", "GMAC", "fixed + RoIs x each", "GMAC by Eq. 9", "model params M", "model GMAC")
+    for record in records:
+        table.add_row(record.row, *(_cells(record) if record.status == "ok" else (f"{record.status}: {record.reason}",)))
+    console.print(table)
+    for line in sorted({f"{record.context['scope']}: {record.context['convention']}; {record.context['rois']} RoIs" for record in records}):
+        console.print(line, markup=False)
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    values, unknown = record.values, record.context["unknown"]
+    return (
+        f"{values['params_m']:.3f}",
+        f"{values['size_mb']:g}",
+        format_macs(values["macs_g"], unknown),
+        f"{values['macs_fixed_g']:.3f} + {record.context['rois']} x {values['macs_per_roi_g']:.6f}",
+        f"{values['macs_g_eq9']:.3f}" if "macs_g_eq9" in values else "",
+        f"{values['model_params_m']:.2f}",
+        format_macs(values["model_macs_g"], unknown),
+    )
