@@ -27,7 +27,7 @@ What neither says, decided here:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.types import UserError
-from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape
+from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape, Predictor, TwoFC
 
 if TYPE_CHECKING:
     from bench.spec import Request
@@ -207,8 +207,7 @@ class CondensedHead(nn.Module):
         self.dropout = nn.Dropout(0.01)
         self.fc = nn.Linear(width, shape.fc) if settings.fully_connected else None
         outputs = shape.fc if settings.fully_connected else width
-        self.cls = nn.Linear(outputs, shape.classes + 1)
-        self.reg = nn.Linear(outputs, 4 * shape.box_classes)
+        self.predictor = Predictor(outputs, shape)
         _initialise(self)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> HeadOutput:
@@ -218,7 +217,7 @@ class CondensedHead(nn.Module):
         if self.fc is not None:
             vector = self.fc(vector).relu()
         losses = {} if labels is None else self._losses(found, labels > 0)
-        return HeadOutput(self.cls(vector), self.reg(vector), losses)
+        return replace(self.predictor(vector), losses=losses)
 
     @torch.no_grad()
     def explain(self, features: Tensor) -> Explanation:
@@ -253,18 +252,16 @@ class CondensedHead(nn.Module):
 
 
 def _initialise(head: CondensedHead) -> None:
-    """The code's start for the linear layers; the convolutions' is ours (head of this file)."""
+    """The code's start for the fully connected layer; the convolutions' is ours (head of this file)."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.zeros_(module.bias)
+            nn.init.constant_(module.bias, 0)
     if head.okpd.prediction is not None:
         nn.init.normal_(head.okpd.prediction.weight, std=0.01)
     if head.fc is not None:
         nn.init.kaiming_uniform_(head.fc.weight, nonlinearity="relu")
-    nn.init.normal_(head.cls.weight, std=0.01)
-    nn.init.normal_(head.reg.weight, std=0.001)
+        nn.init.constant_(head.fc.bias, 0)
 
 
 def condensed_head(key_parts: int, length: int, **options: Any) -> HeadFactory:
@@ -281,26 +278,18 @@ class ReducedHead(nn.Module):
 
     def __init__(self, shape: HeadShape, channels_ratio: float, length: int) -> None:
         super().__init__()
-        channels = max(1, round(shape.channels * channels_ratio))
-        self.reduce = nn.Conv2d(shape.channels, channels, 1) if channels_ratio < 1 else None
-        self.length = min(length, shape.side)
-        self.fc1 = nn.Linear(channels * self.length**2, shape.fc)
-        self.fc2 = nn.Linear(shape.fc, shape.fc)
-        self.cls = nn.Linear(shape.fc, shape.classes + 1)
-        self.reg = nn.Linear(shape.fc, 4 * shape.box_classes)
-        nn.init.normal_(self.cls.weight, std=0.01)
-        nn.init.normal_(self.reg.weight, std=0.001)
-        for layer in (self.cls, self.reg):
-            nn.init.zeros_(layer.bias)
+        left = replace(shape, channels=max(1, round(shape.channels * channels_ratio)), side=min(length, shape.side))
+        self.reduce = nn.Conv2d(shape.channels, left.channels, 1) if channels_ratio < 1 else None
+        self.length = left.side
+        self.head = TwoFC(left)
 
-    def forward(self, features: Tensor, labels: Tensor | None = None) -> HeadOutput:  # noqa: ARG002 - it has no loss of its own
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> HeadOutput:
         """(R, C, S, S) -> scores and deltas."""
         if self.reduce is not None:
             features = self.reduce(features).relu()
         if self.length < features.shape[-1]:
             features = F.adaptive_avg_pool2d(features, self.length)
-        vector = self.fc2(self.fc1(features.flatten(1)).relu()).relu()
-        return HeadOutput(self.cls(vector), self.reg(vector))
+        return self.head(features, labels)
 
 
 def reduced_head(channels_ratio: float = 1.0, length: int = 7) -> HeadFactory:

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.types import UserError
-from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape
+from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape, Predictor
 
 if TYPE_CHECKING:
     from bench.spec import Request
 
-FIRST: tuple[str, ...] = ("fc1",)
+FIRST: tuple[str, ...] = ("fc6",)
 
 
 def halving_rank(shape: HeadShape, keep: float, layers: Sequence[str] = FIRST) -> int:
     """The rank at which the head has about `keep` of the two-layer head's parameters; at least 1, at most full rank."""
-    inputs = {"fc1": shape.channels * shape.side**2, "fc2": shape.fc}
+    inputs = {"fc6": shape.channels * shape.side**2, "fc7": shape.fc}
     outputs = shape.classes + 1 + 4 * shape.box_classes
     total = sum((size + 1) * shape.fc for size in inputs.values()) + (shape.fc + 1) * outputs
     unfactorised = total - sum(inputs[name] * shape.fc for name in layers)
@@ -55,21 +55,19 @@ class SvdHead(nn.Module):
         def linear(name: str, inputs: int) -> nn.Module:
             return Factorised(inputs, shape.fc, rank) if name in layers else nn.Linear(inputs, shape.fc)
 
-        self.fc1 = linear("fc1", shape.channels * shape.side**2)
-        self.fc2 = linear("fc2", shape.fc)
-        self.cls = nn.Linear(shape.fc, shape.classes + 1)
-        self.reg = nn.Linear(shape.fc, 4 * shape.box_classes)
+        self.fc6 = linear("fc6", shape.channels * shape.side**2)
+        self.fc7 = linear("fc7", shape.fc)
+        self.predictor = Predictor(shape.fc, shape)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> HeadOutput:  # noqa: ARG002 - it has no loss of its own
         """(R, C, S, S) -> scores and deltas."""
-        vector = self.fc2(self.fc1(features.flatten(1)).relu()).relu()
-        return HeadOutput(self.cls(vector), self.reg(vector))
+        return self.predictor(self.fc7(self.fc6(features.flatten(1)).relu()).relu())
 
 
 def svd_head(keep: float = 0.5, layers: Sequence[str] = FIRST) -> HeadFactory:
     """A factory of factorised heads with `keep` of the two-layer head's parameters."""
-    if not 0 < keep <= 1 or not layers or not set(layers) <= {"fc1", "fc2"}:
-        raise UserError(f"svd_head: keep={keep}, layers={layers}; allowed: 0 < keep <= 1 and layers out of fc1, fc2; give such")
+    if not 0 < keep <= 1 or not layers or not set(layers) <= {"fc6", "fc7"}:
+        raise UserError(f"svd_head: keep={keep}, layers={layers}; allowed: 0 < keep <= 1 and layers out of fc6, fc7; give such")
     return lambda shape: SvdHead(shape, halving_rank(shape, keep, layers), layers)
 
 
