@@ -86,7 +86,8 @@ def sprite(shape: int, height: int, width: int) -> Ints:
     y = ((2 * np.arange(8 * height) + 1) / (8 * height) - 1)[:, None]
     x = ((2 * np.arange(8 * width) + 1) / (8 * width) - 1)[None, :]
     inside: NDArray[np.bool_] = _INSIDE[shape](x, y)
-    return inside.reshape(height, 8, width, 8).sum(axis=(1, 3)).astype(np.int16)
+    counted: Ints = inside.reshape(height, 8, width, 8).sum(axis=(1, 3)).astype(np.int16)
+    return counted
 
 
 def _random_grid(seed: int, *shape: int) -> NDArray[np.int64]:
@@ -98,17 +99,16 @@ def _random_grid(seed: int, *shape: int) -> NDArray[np.int64]:
 def _value_noise(seed: int, cell: int) -> NDArray[np.int64]:
     """A random grid, interpolated linearly over cells of so many pixels: (BANK, BANK), -64..64."""
     grid = _random_grid(seed, BANK // cell + 1, BANK // cell + 1)
-    step = np.arange(BANK) % cell
-    low = np.arange(BANK) // cell
+    low, step = np.divmod(np.arange(BANK, dtype=np.int64), cell)
     rows = grid[low] * (cell - step)[:, None] + grid[low + 1] * step[:, None]
-    both = rows[:, low] * (cell - step) + rows[:, low + 1] * step
-    return (both * 128) // (255 * cell * cell) - 64
+    both: NDArray[np.int64] = rows[:, low] * (cell - step) + rows[:, low + 1] * step
+    return both * 128 // (255 * cell * cell) - 64
 
 
 def _stripes(right: int, down: int, period: int) -> NDArray[np.int64]:
     """A triangle wave along (right, down): (BANK, BANK), -64..64."""
-    pixel = np.arange(BANK)
-    phase = (right * pixel[None, :] + down * pixel[:, None]) % period
+    pixel = np.arange(BANK, dtype=np.int64)
+    phase: NDArray[np.int64] = (right * pixel[None, :] + down * pixel[:, None]) % period
     return np.abs(2 * phase - period) * 128 // period - 64
 
 
@@ -126,4 +126,5 @@ def textures() -> Ints:
 def noise(level: int) -> Ints:
     """Grain for three channels: (3, BANK, BANK), standard deviation `level` (of 255), the sum of four uniforms."""
     total = _random_grid(1000, 4, 3, BANK, BANK).sum(axis=0) - 510  # standard deviation 147.8
-    return (total * level // 148).astype(np.int16)
+    grain: Ints = (total * level // 148).astype(np.int16)
+    return grain

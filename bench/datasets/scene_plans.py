@@ -128,10 +128,10 @@ def shade(draw: Draw, colour: Colour, contrast: int) -> Colour:
     """A colour that is half to all of the contrast away from another in each channel, at random up or down as far as there is room."""
     shaded = []
     for value in colour:
-        step = int(contrast * (0.5 + 0.5 * draw()))
-        up = draw() < 0.5
-        shaded.append(value + step if (up and value + step <= 255) or value < step else value - step)
-    return tuple(min(255, value) for value in shaded)
+        way = 2 * draw() - 1
+        step = int(contrast * (0.5 + 0.5 * abs(way)))
+        shaded.append(value + step if value < step or (way > 0 and value + step <= 255) else value - step)
+    return tuple(shaded)
 
 
 def overlap(first: Box, second: Box) -> int:
@@ -198,7 +198,7 @@ def new_thing(draw: Draw, scenes: Scenes, ground: Colour, size: int) -> Thing:
 
 
 def _move(thing: Thing, right: int, down: int) -> Thing:
-    patches = [patch._replace(box=moved(patch.box, right, down)) for patch in thing.patches]
+    patches = [Patch(shape, moved(box, right, down), colour, opacity) for shape, box, colour, opacity in thing.patches]
     return Thing(thing.label, patches[0].box, patches, thing.hidden)
 
 

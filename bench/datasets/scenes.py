@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.datasets.scene_parts import ARRANGEMENTS, CLASSES, SHAPES, noise, sprite, textures
-from bench.datasets.scene_plans import RECTANGLE, SCENES, Box, Plan, Scenes, Window, plan, single_plan
+from bench.datasets.scene_plans import RECTANGLE, SCENES, Plan, Scenes, Window, plan, single_plan
 from bench.types import GroundTruth, Target, UserError
 
 if TYPE_CHECKING:
