@@ -1,0 +1,187 @@
+"""How sure a difference of two runs is: resamples of images, resamples of seeds, and the smallest difference that some seeds can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.metrics.matches import Matches
+
+    Floats = NDArray[np.float64]
+    Counts = NDArray[np.float32]
+
+PIECE = 64  # detections summed at once: their rows stay in the processor's cache
+TINY = 1e-20  # instead of no detection at all, so that the precision there is 0 / TINY = 0
+COCO_RECALLS = np.linspace(0, 1, 101)
+# pycocotools compares tp / objects with these floats; some lie a hair above j / 100 and are missed by a recall of exactly j / 100.
+MISSED = {"coco": np.array([recall > j / 100 for j, recall in enumerate(COCO_RECALLS)]), "11point": np.zeros(11, dtype=bool)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A minus B in AP points (0..100), with its 95 % interval and every resample."""
+
+    difference: float
+    low: float
+    high: float
+    samples: Floats  # (B,)
+
+
+def image_weights(images: int, samples: int = 1000, seed: int = 0) -> Counts:
+    """(images, samples): how often each image stands in each resample of as many images. float32 holds whole numbers to 2 ** 24."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, max(images, 1), size=(samples, images))
+    return (
+        np.stack([np.bincount(row, minlength=images) for row in drawn], axis=1).astype(np.float32) if samples else np.zeros((images, 0), np.float32)
+    )
+
+
+def paired_difference(a: Matches, b: Matches, *, samples: int = 1000, seed: int = 0) -> Difference:
+    """A minus B over resamples of the images, the same for both; percentiles 2.5 and 97.5 (Efron and Tibshirani 1993, section 13.3)."""
+    return seed_and_image_interval([a], [b], samples=samples, seed=seed)
+
+
+def seed_and_image_interval(runs_a: Sequence[Matches], runs_b: Sequence[Matches], *, samples: int = 1000, seed: int = 0) -> Difference:
+    """The mean difference over seeds, each resample drawing both the seeds (a run of A stays with the run of B of its seed) and the images."""
+    if len(runs_a) != len(runs_b) or not runs_a:
+        raise ValueError(f"{len(runs_a)} and {len(runs_b)} runs: a paired difference needs the same seeds of both, at least one")
+    if len({(run.images, run.form, len(run.starts)) for run in (*runs_a, *runs_b)}) > 1:
+        raise ValueError("runs on different images, classes or metrics cannot be paired")
+    images = runs_a[0].images
+    weights = np.concatenate([np.ones((images, 1), np.float32), image_weights(images, samples, seed)], axis=1)
+    table = np.stack([aps(a, weights) - aps(b, weights) for a, b in zip(runs_a, runs_b, strict=True)])  # (S, 1 + B), all images first
+    drawn = np.random.default_rng([seed, 1]).integers(0, len(table), size=(len(table), samples))
+    resampled = np.take_along_axis(table[:, 1:], drawn, axis=0).mean(axis=0)
+    resampled = resampled[~np.isnan(resampled)]  # a resample without any object says nothing
+    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
+    return Difference(float(table[:, 0].mean()), float(low), float(high), resampled)
+
+
+def smallest_detectable_difference(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:
+    """The true mean difference that a two-sided t test at `level` on as many seeds finds with this power, in the unit of the differences.
+
+    (t(1 - level/2, n - 1) + t(power, n - 1)) x s / sqrt(n), with s the deviation of the seeds' differences: the minimum detectable effect of
+    H. S. Bloom, Minimum Detectable Effects, Evaluation Review 19(5), 1995. ValueError for fewer than two seeds.
+    """
+    seeds = len(differences)
+    if seeds < 2:
+        raise ValueError(f"{seeds} seed(s): a deviation between seeds needs at least two")
+    return (t_quantile(1 - level / 2, seeds - 1) + t_quantile(power, seeds - 1)) * stdev(differences) / math.sqrt(seeds)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Student's quantile for a whole number of degrees of freedom and a probability of at least one half, by bisection."""
+    low, high = 0.0, 1.0
+    while _t_below(high, freedom) < probability:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_below(middle, freedom) < probability else (low, middle)
+    return high
+
+
+def _t_below(value: float, freedom: int) -> float:
+    """P(T < value), value >= 0: the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(value / math.sqrt(freedom))
+    odd = freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for step in range(2 + odd, freedom - 1, 2):
+        term *= math.cos(angle) ** 2 * (step - 1) / step
+        total += term
+    series = math.sin(angle) * total if freedom > 1 else 0.0
+    return 0.5 + ((angle + series) / math.pi if odd else series / 2)
+
+
+def aps(matches: Matches, weights: Counts) -> Floats:
+    """(B,) mean AP, 0..100, with each image counted as often as its weight (images, B) says; NaN where no class has an object."""
+    classes = len(matches.starts) - 1
+    total, defined = np.zeros((2, weights.shape[1]))
+    for label in range(classes):
+        values = class_samples(matches, label, weights)
+        total += np.nan_to_num(values)
+        defined += ~np.isnan(values)
+    return np.divide(100 * total, defined, out=np.full(len(total), np.nan), where=defined > 0)
+
+
+def class_samples(matches: Matches, label: int, weights: Counts) -> Floats:
+    """(B,) AP of one class, 0..1, mean over the IoU thresholds; NaN where the resample holds no object of the class."""
+    objects = weights[matches.object_image[matches.object_label == label]].sum(axis=0, dtype=np.float64)
+    rows = slice(int(matches.starts[label]), int(matches.starts[label + 1]))
+    image, ignored = matches.image[rows], matches.ignored[:, rows]
+    ends = [_run_ends(*flags) for flags in zip(matches.true[:, rows], ignored, strict=True)]
+    wanted = np.unique(np.concatenate(ends))
+    down_to = _sums(weights, image, wanted)
+    np.maximum(down_to, TINY, out=down_to)
+    total = np.zeros(weights.shape[1])
+    for true, apart, end in zip(matches.true[:, rows], ignored, ends, strict=True):
+        if len(end):
+            counted = _without(down_to[np.searchsorted(wanted, end)], weights, image, np.flatnonzero(apart), end)
+            hits = np.flatnonzero(true)
+            found = _sums(weights, image[hits], np.searchsorted(hits, end))
+            total += _read(found, counted, np.maximum(objects, 1), matches.form)
+    values: Floats = np.where(objects > 0, total / len(matches.true), np.nan)
+    return values
+
+
+def _run_ends(true: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where a run of hits ends. Within a run precision only rises, so its fall-only envelope is one value, that of the run's end."""
+    counted = np.flatnonzero(~ignored)
+    hit = np.append(true[counted], False)
+    ends: NDArray[np.int64] = counted[hit[:-1] & ~hit[1:]]
+    return ends
+
+
+def _sums(weights: Counts, image: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+    """(E, B) weight of the detections from the first to each end, itself among them. Row by row: numpy's own accumulate is five times slower here."""
+    sums = np.empty((len(ends), weights.shape[1]))
+    before: Floats = np.zeros(weights.shape[1])
+    start = 0
+    for row, end in zip(sums, ends.tolist(), strict=True):
+        row[:] = before
+        for piece in range(start, end + 1, PIECE):
+            np.add(row, weights[image[piece : min(piece + PIECE, end + 1)]].sum(axis=0), out=row)
+        before, start = row, end + 1
+    return sums
+
+
+def _without(sums: Floats, weights: Counts, image: NDArray[np.int64], ignored: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+    """The sums (changed in place) less the weight of the ignored detections before each end."""
+    before = np.searchsorted(ignored, ends)
+    if len(before) and before[-1]:
+        less = np.cumsum(weights[image[ignored[: before[-1]]]], axis=0)
+        some = int(np.argmax(before > 0))  # the first end with an ignored detection before it
+        sums[some:] = np.maximum(sums[some:] - less[before[some:] - 1], TINY)
+    return sums
+
+
+def _read(found: Floats, counted: Floats, objects: Floats, form: str) -> Floats:
+    """(B,) AP of a curve (changed in place): precision, made to fall, times the share of recall that each run of hits gains."""
+    envelope = np.divide(found, counted, out=counted)
+    rows = list(envelope)
+    for row, after in zip(rows[-2::-1], rows[:0:-1], strict=True):
+        np.maximum(row, after, out=row)
+    points = {"area": 0, "coco": 100, "11point": 10}[form]
+    reached = _reached(found, objects, points, MISSED[form]) if points else found
+    area = np.einsum("rb,rb->b", envelope[:-1] - envelope[1:], reached[:-1]) + envelope[-1] * reached[-1]
+    values: Floats = (envelope[0] + area) / (points + 1) if points else area / objects  # recall 0 is reached by the first detection
+    return values
+
+
+def _reached(found: Floats, objects: Floats, points: int, missed: NDArray[np.bool_]) -> Floats:
+    """Which of the recalls 0, 1/points, .. 1 is the last at or below found / objects (changes `found`)."""
+    found *= points
+    share = np.divide(found, objects, out=found)
+    floor = np.floor(share)
+    if missed.any():
+        exact = np.flatnonzero(share == floor)
+        flat = floor.reshape(-1)
+        flat[exact] -= missed[flat[exact].astype(np.int64)]
+    return floor
