@@ -1,0 +1,216 @@
+"""Which runs a choice of rows, tier, data and seeds asks for: pure, without torch, each run with a digest of all it depends on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bench.datasets import DATASETS
+from bench.datasets.source import Data
+from bench.digest import WHOLE, Place, callables, closure, digest, places_of
+from bench.scales import PRETRAIN, SCALES
+from bench.spec import Paper, Row, Scale, Schedule, Tier, Train
+from bench.types import UserError
+
+RunKind = Literal["pretrain", "train", "transform", "plateau"]
+SCENES = Data("scenes", "scenes-v1")
+PRETRAINED_AT: Mapping[Tier, Tier] = {"smoke": "smoke", "proxy": "proxy", "real": "proxy"}  # `real` has the proxy's backbones; `paper` has --init
+ENTRY: tuple[Place, ...] = (("bench.train", "train"), ("bench.assemble", WHOLE), ("bench.predict", WHOLE))
+BACKBONES: tuple[Place, ...] = (("implementations.layers.backbones", "BackboneClassifier"), ("implementations.layers.backbones", "load_backbone"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row executed at one tier with one seed; what it needs is named by run id."""
+
+    id: str  # "condensing.k16-l5.proxy.s0"
+    kind: RunKind
+    paper: str
+    row: str  # a row's key; of a pretrain run the backbone's name
+    tier: Tier
+    seed: int
+    data: Data
+    needs: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user asks for; no rows means all of them, no seeds means five for headline rows and one for the others."""
+
+    tier: Tier = "proxy"
+    data: Data = SCENES
+    rows: tuple[str, ...] = ()
+    seeds: int | None = None
+    init: Path | None = None  # safetensors of a backbone, in place of a pretrain run
+
+
+def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
+    """Every run that the choice asks for, once, each after those it needs."""
+    if choice.tier == "paper" and choice.init is None:
+        raise UserError("--tier paper: needs --init FILE, the ImageNet weights of the backbone as safetensors, as the paper starts from them")
+    papers, found = tuple(papers), dict[str, Run]()
+    for paper in papers:
+        for row in _chosen(paper, choice.rows):
+            for seed in _seeds(row, choice):
+                for run in _with_needs(paper, row, seed, choice):
+                    found.setdefault(run.id, run)
+    return tuple(sorted(found.values(), key=lambda run: (_depth(run, found), not _is_headline(run, papers))))
+
+
+def quick(papers: Iterable[Paper], tier: Tier = "proxy") -> tuple[Run, ...]:
+    """What `dvc repro quick` needs: the headline rows with one seed, and what they start from; no plateau proofs."""
+    chosen = [run for paper in papers for run in plan([paper], Choice(tier, rows=headlines(paper), seeds=1)) if run.kind != "plateau"]
+    return tuple({run.id: run for run in chosen}.values())
+
+
+def headlines(paper: Paper) -> tuple[str, ...]:
+    """Keys of the rows that the paper's headline claims rest on."""
+    return tuple(row.key for row in paper.rows if row.headline)
+
+
+def run_id(paper: str, row: str, seed: int, choice: Choice) -> str:
+    """As in "condensing.k16-l5.proxy.s0"; data other than the embedded default is named: "condensing.k16-l5.real.bccd.s0"."""
+    parts = [paper, row, choice.tier, *([] if choice.data == SCENES else [slug(choice.data.name)]), f"s{seed}"]
+    return ".".join(parts)
+
+
+def slug(name: str) -> str:
+    """A dataset's name as a part of an id: "coco:bccd" is "bccd"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.rpartition(":")[2].lower()).strip("-") or "data"
+
+
+def schedule_of(run: Run, row: Row | None) -> Schedule:
+    """How long this run learns: the tier's schedule times the row's own factor; a plateau proof goes on for half that length again."""
+    base = SCALES[run.tier].schedule
+    if run.kind == "pretrain":
+        return base if run.tier == "smoke" else PRETRAIN
+    assert row is not None, f"{run.id}: only a pretrain run has no row"
+    images, decay = (_epochs(count * row.setting.schedule, base) for count in (base.images, base.decay_images))
+    more = _epochs((images + decay) / 2, base) if run.kind == "plateau" else 0
+    return replace(base, images=images + more, decay_images=decay)
+
+
+def _epochs(images: float, schedule: Schedule) -> int:
+    """Whole epochs, at least one, so that the end of the constant rate is a checkpoint."""
+    return max(1, round(images / schedule.epoch_images)) * schedule.epoch_images
+
+
+def canonical(paper: Paper, key: str, tier: Tier) -> str:
+    """The row whose runs a row uses: at a lower tier twins share them, under the first one's name."""
+    twins = {} if tier == "paper" else {second: first for first, second in paper.twins}
+    while key in twins:
+        key = twins[key]
+    return key
+
+
+def row_of(papers: Mapping[str, Paper], run: Run) -> Row | None:
+    """The row of a run; None for a pretrain run."""
+    return None if run.kind == "pretrain" else papers[run.paper].row(run.row)
+
+
+def _chosen(paper: Paper, keys: tuple[str, ...]) -> Iterator[Row]:
+    buildable = {row.key: row for row in paper.rows if row.build is not None}
+    for key in keys or buildable:
+        if key not in buildable:
+            raise UserError(f"row {key!r}: {paper.key} has no such row to run; allowed: {', '.join(buildable)}")
+        yield buildable[key]
+
+
+def _seeds(row: Row, choice: Choice) -> range:
+    return range(choice.seeds or (SCALES[choice.tier].seeds if row.headline else 1))
+
+
+def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[Run]:
+    """The run of a row after all that it needs, then its plateau proof if it has one."""
+    row = paper.row(canonical(paper, row.key, choice.tier))
+    needed = [run for key in row.needs for run in _with_needs(paper, paper.row(key), seed, choice) if run.kind != "plateau"]
+    trains = any(isinstance(step, Train) for step in row.recipe)
+    if trains and choice.init is None:
+        needed.append(_pretrain(row.setting.backbone, choice.tier))
+    yield from needed
+    direct = {run_id(paper.key, canonical(paper, key, choice.tier), seed, choice) for key in row.needs}
+    inputs = [run for run in needed if run.id in direct or (run.kind == "pretrain" and trains)]
+    name = run_id(paper.key, row.key, seed, choice)
+    kind: RunKind = "train" if trains else "transform"
+    main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "")
+    main = replace(main, digest=_digest(main, row, inputs, choice.init))
+    yield main
+    if row.headline and trains and seed == 0 and choice.tier in {"proxy", "smoke"} and choice.data == SCENES:
+        proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name,))
+        yield replace(proof, digest=_digest(proof, row, [main], None))
+
+
+def _pretrain(backbone: str, tier: Tier) -> Run:
+    at = PRETRAINED_AT[tier]
+    run = Run(f"pretrain.{backbone}.{at}.s0", "pretrain", "pretrain", backbone, at, 0, SCENES, (), "")
+    settings = {"kind": run.kind, "backbone": SCALES[at].backbones[backbone], "schedule": schedule_of(run, None), "seed": 0}
+    start = (*ENTRY, ("bench.pretrain", WHOLE), *BACKBONES)
+    return replace(run, digest=digest(settings | _data(run.data), _closure(start)))
+
+
+def _digest(run: Run, row: Row, inputs: Iterable[Run], init: Path | None) -> str:
+    settings = {
+        "kind": run.kind,
+        "row": row.build,
+        "arguments": row.arguments,
+        "setting": row.setting,
+        "recipe": row.recipe,
+        "scale": _relevant(SCALES[run.tier], row),
+        "schedule": schedule_of(run, row),
+        "seed": run.seed,
+        "inputs": {given.id: given.digest for given in inputs},
+        "init": file_hash(init) if init else "",
+    }
+    own = places_of(callables([DATASETS[run.data.kind], row.build, row.arguments]))
+    return digest(settings | _data(run.data), _closure((*ENTRY, *BACKBONES, *own)))
+
+
+def _relevant(scale: Scale, row: Row) -> Scale:
+    """The scale as far as this row depends on it: other backbones, the schedule (given apart) and the number of seeds do not count."""
+    return replace(scale, backbones={row.setting.backbone: scale.backbones[row.setting.backbone]}, schedule=PRETRAIN, seeds=0)
+
+
+def cost_digest(row: Row) -> str:
+    """Of all that a row's cost rests on."""
+    settings = {"kind": "cost", "row": row.build, "arguments": row.arguments, "setting": row.setting, "first": row.channel_first}
+    return digest(settings | {"scale": SCALES["paper"]}, _closure((("bench.cost", "cost_record"), *places_of(callables([row.build, row.arguments])))))
+
+
+def _data(data: Data) -> dict[str, object]:
+    """The data by its content, as far as its annotations say it, never by where it lies."""
+    parts = {key: file_hash(Path(value)) if Path(value).is_file() else Path(value).name for key, value in data.parts}
+    return {"data": data.name, "parts": parts}
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file; UserError if it cannot be read."""
+    try:
+        stat = path.stat()
+        return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a file that exists") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _file_hash(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - both are the cache's key
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _closure(start: tuple[Place, ...]) -> dict[str, str]:
+    return closure(start)
+
+
+def _depth(run: Run, runs: Mapping[str, Run]) -> int:
+    return 1 + max((_depth(runs[need], runs) for need in run.needs if need in runs), default=-1)
+
+
+def _is_headline(run: Run, papers: Iterable[Paper]) -> bool:
+    return any(row.key == run.row and row.headline for paper in papers if paper.key == run.paper for row in paper.rows)
