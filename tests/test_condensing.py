@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.types import UserError
 from implementations.condensing import model
@@ -360,3 +361,32 @@ def test_explanation_is_what_the_head_uses():
     torch.testing.assert_close(told.activation, head.whole(found.features).sum(dim=1))
     with pytest.raises(UserError, match="explain"):
         _head(length=0).explain(features)
+
+
+# ---- multiply-adds, by hand arithmetic, against torch's own counter
+
+
+def _macs(head, channels):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        head.eval()(torch.empty(1, channels, 7, 7, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "printed"),
+    [((256, 16, 5, 2), 10.36), ((1024, 4, 3, 4), 60.05)],
+)
+def test_multiply_adds_with_the_convolution_first(setting, printed):
+    """1,000 RoIs; every weight of a convolution acts on 49 cells, a linear layer's once. Eq. 9's order saves the cells that the pooling drops."""
+    channels, key_parts, length, blocks = setting
+    shape = HeadShape(channels, 7, 20, 21, 1024)
+    block = channels // 8 * 64 * 9 + channels * channels // 8
+    whole = channels * channels // 4
+    linear = (channels // 4 * length**2 + key_parts * (49 + channels)) * 1024 + 1024 * 105
+    by_hand = 49 * (blocks * block + channels * key_parts + whole) + linear
+    with torch.device("meta"):
+        first = condensed_head(key_parts, length, blocks=blocks, channel_first=True)(shape)
+        pooled = condensed_head(key_parts, length, blocks=blocks)(shape)
+    assert _macs(first, channels) == by_hand
+    assert by_hand / 1e6 == pytest.approx(printed, abs=6e-3)
+    assert _macs(first, channels) - _macs(pooled, channels) == (49 - length**2) * whole

@@ -1,13 +1,18 @@
 """The drawings of key parts against geometry worked out by hand."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bench.scales import SCALES
+from bench.spec import Request, Setting
 from bench.types import UserError
 from implementations.condensing import drawings
-from implementations.condensing.model import CondensedHead, Condensing, Explanation
+from implementations.condensing.model import CondensedHead, Condensing, Explanation, build_fpn
 from implementations.layers.heads import HeadShape
 
 
@@ -78,3 +83,39 @@ def test_explanations_of_a_head_become_views():
         assert (view.parts[:, :2] >= view.box[:2] - 1e-4).all()
         assert (view.parts[:, 2:] <= view.box[2:] + 1e-4).all()
         assert view.activation.shape == (5, 5)
+
+
+SETTING = Setting("voc07+12", 20, 600, 1000, "R50")
+
+
+def test_explain_sees_the_features_of_the_boxes_as_given():
+    """The boxes reach the pooling in the network's pixels: half of the image's here, as an image twice the size is halved."""
+    torch.manual_seed(0)
+    detector = build_fpn(Request(SETTING, SCALES["smoke"], 3), key_parts=4, length=3).eval()
+    image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(1))
+    boxes = torch.tensor([[10.0, 20.0, 90.0, 100.0], [0.0, 0.0, 60.0, 30.0]])
+    with torch.no_grad():
+        maps = detector.features(detector.prepare([image]).pixels)
+        rois = torch.cat([torch.zeros(2, 1), boxes / 2], dim=1)
+        wanted = detector.regions.head.explain(detector.regions.pool(maps, rois))
+        told = drawings.explain(detector, image, boxes)
+    torch.testing.assert_close(told.confidence, wanted.confidence)
+    assert torch.equal(told.positions, wanted.positions)
+    assert told.activation.shape == (2, 3, 3)
+
+
+def test_a_real_photograph_is_drawn(tmp_path):
+    """At score 0 even an untrained detector finds something in a photograph."""
+    shared = Path(os.environ.get("LEANDET_SHARED", Path(__file__).parents[2] / "shared"))
+    photographs = sorted((shared / "data" / "bccd" / "images").rglob("*.jpg"))
+    if not photographs:
+        pytest.skip("the BCCD photographs are not beside the repository")
+    with Image.open(photographs[0]) as opened:
+        image = torch.from_numpy(np.asarray(opened.convert("RGB")).copy()).permute(2, 0, 1) / 255
+    torch.manual_seed(0)
+    detector = build_fpn(Request(SETTING, SCALES["smoke"], 3)).eval()
+    assert drawings.draw_key_parts(detector, image, tmp_path / "photograph.png", score=0.0) == 6
+    assert drawings.draw_key_parts(detector, image, tmp_path / "empty.png", score=1.1) == 0
+    for name in ("photograph.png", "empty.png"):
+        with Image.open(tmp_path / name) as written:
+            assert written.width > 1000

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from bench.types import UserError
+from bench.scales import SCALES
+from bench.spec import Request, Setting
+from bench.types import UserError, detect
+from implementations.baselines.faster_rcnn import faster_rcnn_fpn
 from implementations.condensing import svd
 from implementations.layers.heads import HeadShape, TwoFC
 
@@ -51,3 +55,44 @@ def test_svd_refuses_what_makes_no_sense():
         svd.svd_head(0.0)
     with pytest.raises(UserError, match="svd_head"):
         svd.svd_head(0.5, ("predictor",))
+
+
+def _request(**inputs):
+    return Request(Setting("voc07+12", 20, 600, 1000, "R50"), SCALES["smoke"], 3, inputs)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """A detector with a two-layer head, and the file of its weights."""
+    torch.manual_seed(0)
+    detector = faster_rcnn_fpn(_request()).eval()
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_file(detector.state_dict(), path)
+    return detector, path
+
+
+def test_factorised_detector_at_full_rank_detects_as_the_baseline(baseline):
+    detector, path = baseline
+    other = faster_rcnn_fpn(_request(), head=lambda shape: svd.SvdHead(shape, shape.fc)).eval()
+    svd.factorise(other, path)
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, found = detect(detector, [image])[0], detect(other, [image])[0]
+    assert len(wanted.scores) > 0
+    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-2, rtol=0)
+
+
+def test_build_svd_halves_the_head_and_keeps_the_rest(baseline):
+    detector, path = baseline
+    halved = svd.build_svd(_request(**{"fpn-r50": path}))
+    sizes = [sum(parameter.numel() for parameter in one.regions.head.parameters()) for one in (halved, detector)]
+    assert sizes[0] / sizes[1] == pytest.approx(0.5, abs=2e-3)
+    kept = {name: value for name, value in detector.state_dict().items() if "fc6" not in name}
+    assert all(torch.equal(halved.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_weights_of_another_detector_are_refused(tmp_path):
+    save_file({"backbone.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"other\.safetensors"):
+        svd.build_svd(_request(**{"fpn-r50": tmp_path / "other.safetensors"}))
