@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from implementations.layers.boxes import area
+from implementations.layers.dense_align import align
 
 SAMPLES = 2  # bilinear samples of a bin, a side
 
@@ -23,7 +23,7 @@ class Align:
 
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Maps (the last is read) and RoIs (R, 5) -> (R, C, side, side)."""
-        return roi_align(maps[-1], rois, (self.side, self.side), 1 / self.stride, SAMPLES)
+        return align(maps[-1], rois, self.side, 1 / self.stride, SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class PyramidAlign:
         """Maps, one for each stride or more, and RoIs (R, 5) -> (R, C, side, side)."""
         level = self.level(rois)
         order = [(level == i).nonzero()[:, 0] for i in range(len(self.strides))]
-        size = (self.side, self.side)
         found = [
-            roi_align(maps[i], rois[where], size, 1 / stride, SAMPLES) for i, (where, stride) in enumerate(zip(order, self.strides, strict=True))
+            align(maps[i], rois[where], self.side, 1 / stride, SAMPLES) for i, (where, stride) in enumerate(zip(order, self.strides, strict=True))
         ]
         back = torch.empty_like(level).scatter_(0, torch.cat(order), torch.arange(len(level), device=level.device))
-        return torch.cat(found)[back]
+        return torch.cat(found).index_select(0, back)
