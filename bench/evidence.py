@@ -44,8 +44,9 @@ class Evidence:
     digests: Mapping[str, str] | None = None
 
     def cost(self, row: str) -> Record | None:
-        """The cost record of a row, if it was counted."""
-        found = [record for record in self.records if record.kind == "cost" and record.row == row and record.status == "ok"]
+        """The cost record of a row, one that could not be counted too; None where nobody tried."""
+        found = [record for record in self.records if record.kind == "cost" and (record.paper, record.row) == (self.published.paper, row)]
+        found.sort(key=lambda record: record.status != "ok")
         return found[0] if found else None
 
     def tier(self, row: str) -> str:

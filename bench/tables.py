@@ -87,8 +87,10 @@ def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _F
 def _cost(question: _Question) -> _Finding:
     record = question.evidence.cost(question.row.key)
     measure = question.column.measure
-    if record is None or measure not in record.values:
+    if record is None:
         return _Finding("not attempted", f"{question.row.key} was not counted yet: leandet cost {question.cell.paper}")
+    if record.status != "ok" or measure not in record.values:
+        return _Finding("not attempted", f"{record.status}: {record.reason or f'no {measure} was counted'}")
     if question.evidence.stale(record):
         return _Finding("stale", f"{record.id} was made by other code; count it again")
     measured = record.values[measure]
@@ -111,7 +113,7 @@ def _cost_ruling(question: _Question, record: Record, measured: float) -> verdic
 
 def _pooled_first(record: Record, measure: str) -> str:
     """Eq. 9's figure beside a count that holds only with the 1x1 before the pooling."""
-    other = record.values.get("macs_pooled_first_g")
+    other = record.values.get("macs_g_eq9")
     if measure != "macs_g" or other is None or other == record.values[measure]:
         return ""
     return f"; counted with the 1x1 before the pooling: Eq. 9 pools first and needs {other:.2f}"

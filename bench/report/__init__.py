@@ -1,0 +1,227 @@
+"""What a reader sees: tables, claims, leaderboard, one static page. The same bytes for the same records."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from typing import TYPE_CHECKING
+
+from bench.catalogue import catalogue
+from bench.claims import ClaimOutcome, decide
+from bench.evidence import Difference, Evidence
+from bench.leaderboard import Line, as_csv, lines
+from bench.records import Record, write_atomically
+from bench.tables import Outcome, compare
+from bench.verdicts import WORDS, span
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from bench.published import Value
+
+HEAD = ("row", "column", "unit", "printed", "measured", "difference", "outcome", "reason", "tier")
+STYLES = {
+    "reproduced": "green",
+    "direction holds": "green",
+    "direction reversed": "red",
+    "deviates": "red",
+    "stale": "yellow",
+    "undertrained": "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that is known, judged: what every rendering renders."""
+
+    outcomes: tuple[Outcome, ...]
+    claims: tuple[ClaimOutcome, ...]
+    lines: tuple[Line, ...]
+    records: tuple[Record, ...]
+    differences: tuple[Difference, ...]
+    titles: Mapping[str, str]  # of the papers, by key
+    captions: Mapping[tuple[str, str], str]  # of the tables, by paper and id
+
+
+def judge(records: Sequence[Record], differences: Sequence[Difference] = (), digests: Mapping[str, str] | None = None) -> Standing:
+    """Every published cell and sentence of every paper beside these records."""
+    outcomes: list[Outcome] = []
+    claims: list[ClaimOutcome] = []
+    entries = catalogue()
+    for key, entry in entries.items():
+        own = tuple(record for record in records if record.paper == key)
+        evidence = Evidence(entry.paper, entry.published, own, tuple(differences) if own else (), digests)
+        outcomes += compare(entry.paper, entry.published, evidence)
+        claims += decide(entry.paper, entry.published, evidence)
+    return Standing(
+        tuple(outcomes),
+        tuple(claims),
+        lines(records, outcomes),
+        tuple(records),
+        tuple(differences),
+        {key: entry.published.title for key, entry in entries.items()},
+        {(key, table.id): table.caption for key, entry in entries.items() for table in entry.published.tables},
+    )
+
+
+def of_paper(standing: Standing, paper: str) -> Standing:
+    """The same, with the outcomes and claims of one paper alone."""
+    return replace(
+        standing,
+        outcomes=tuple(outcome for outcome in standing.outcomes if outcome.paper == paper),
+        claims=tuple(claim for claim in standing.claims if claim.paper == paper),
+    )
+
+
+# ---- cells as text
+
+
+def number(value: float | None, kind: str, *, sign: bool = False) -> str:
+    """A measured number as text: two digits of an accuracy, three of a cost; empty where there is none."""
+    if value is None or isnan(value):
+        return ""
+    return format(value, ("+" if sign else "") + (".2f" if kind == "accuracy" else ".3f"))
+
+
+def cells(outcome: Outcome) -> tuple[str, ...]:
+    """One outcome as the texts under HEAD."""
+    return (
+        outcome.row, outcome.column, outcome.unit, outcome.printed, number(outcome.measured, outcome.kind),
+        number(outcome.difference, outcome.kind, sign=True), outcome.outcome, outcome.reason, outcome.tier,
+    )  # fmt: skip
+
+
+def as_object(outcome: Outcome) -> dict[str, object]:
+    """One outcome as `leandet cells --json` prints it."""
+    return {
+        "paper": outcome.paper, "table": outcome.table, "row": outcome.row, "column": outcome.column, "unit": outcome.unit, "kind": outcome.kind,
+        "published": _plain(outcome.published), "measured": outcome.measured, "outcome": outcome.outcome, "reason": outcome.reason,
+        "tier": outcome.tier,
+    }  # fmt: skip
+
+
+def _plain(value: Value) -> object:
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+
+
+def by_table(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], tuple[Outcome, ...]]:
+    """(paper, table) -> its outcomes, in the order of the papers."""
+    keys = dict.fromkeys((outcome.paper, outcome.table) for outcome in outcomes)
+    return {key: tuple(outcome for outcome in outcomes if (outcome.paper, outcome.table) == key) for key in keys}
+
+
+def tally(outcomes: Sequence[Outcome | ClaimOutcome]) -> dict[str, int]:
+    """How many of each outcome, in the order of WORDS, those that do not occur left out."""
+    counted = Counter(outcome.outcome for outcome in outcomes)
+    return {word: counted[word] for word in WORDS if counted[word]}
+
+
+# ---- files
+
+
+def render(standing: Standing, folder: Path) -> tuple[Path, ...]:
+    """Write tables/, cells.csv, claims.csv, leaderboard.csv and report/index.html below the folder; the paths written."""
+    from bench.report.page import page
+
+    files = {"cells.csv": _csv(("paper", "table", *HEAD), [(o.paper, o.table, *cells(o)) for o in standing.outcomes])}
+    built = {outcome.paper for outcome in standing.outcomes if outcome.key}
+    for (paper, table), found in by_table(standing.outcomes).items():
+        if paper in built:
+            rows = [cells(outcome) for outcome in found]
+            files[f"tables/{paper}-{table}.csv"] = _csv(HEAD, rows)
+            files[f"tables/{paper}-{table}.md"] = _markdown(standing.captions[paper, table], rows)
+    files["claims.csv"] = _csv(CLAIM_HEAD, [claim_cells(claim) for claim in standing.claims])
+    files["leaderboard.csv"] = as_csv(standing.lines)
+    files["report/index.html"] = page(standing).encode()
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    return tuple(folder / name for name in files)
+
+
+CLAIM_HEAD = ("paper", "line", "claim", "kind", "unit", "printed", "measured", "interval", "outcome", "reason", "headline")
+
+
+def claim_cells(claim: ClaimOutcome) -> tuple[str, ...]:
+    """One claim as the texts under CLAIM_HEAD."""
+    printed = claim.published if isinstance(claim.published, tuple) else () if claim.published is None else (claim.published,)
+    measured = "" if claim.measured is None else f"{claim.measured:.2f}"
+    return (
+        claim.paper, str(claim.line), claim.claim, claim.kind, claim.unit, ", ".join(f"{value:g}" for value in printed), measured,
+        span(claim.interval) if claim.interval else "", claim.outcome, claim.reason, "headline" if claim.headline else "",
+    )  # fmt: skip
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def _markdown(caption: str, rows: Sequence[Sequence[str]]) -> bytes:
+    head = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
+    body = ["| " + " | ".join(_escaped(text) for text in row) + " |" for row in rows]
+    return "\n".join([_escaped(caption), "", *head, *body, ""]).encode()
+
+
+def _escaped(text: str) -> str:
+    """Text of a Markdown cell: no markup of ours or of the paper's is read as such."""
+    for mark, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("`", "\\`")):
+        text = text.replace(mark, instead)
+    return " ".join(text.split())
+
+
+# ---- the terminal
+
+
+def print_tables(standing: Standing, console: Console) -> None:
+    """Every table that has a row of ours, its claims, and the count of outcomes."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    for (paper, table), found in by_table(standing.outcomes).items():
+        shown = Table(title=escape(f"{paper} {table}. {standing.captions[paper, table]}"), title_justify="left", expand=True)
+        for name in ("row", "column", "printed", "measured", "difference", "outcome", "reason"):
+            shown.add_column(name, overflow="fold", justify="right" if name in {"printed", "measured", "difference"} else "left")
+        for outcome in found:
+            row, column, _, *rest, _ = (escape(text) for text in cells(outcome))
+            shown.add_row(row, column, *rest, style=STYLES.get(outcome.outcome, ""))
+        console.print(shown)
+    print_claims(standing, console)
+    console.print("cells: " + ", ".join(f"{word} {count}" for word, count in tally(standing.outcomes).items()), markup=False)
+    console.print("claims: " + ", ".join(f"{word} {count}" for word, count in tally(standing.claims).items()), markup=False)
+
+
+def print_claims(standing: Standing, console: Console) -> None:
+    """The sentences and what became of them."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title="claims", title_justify="left", expand=True)
+    for name in ("claim", "printed", "measured", "interval", "outcome", "reason"):
+        shown.add_column(name, overflow="fold")
+    for claim in standing.claims:
+        _, _, said, _, _, printed, measured, interval, outcome, reason, _ = (escape(text) for text in claim_cells(claim))
+        shown.add_row(said, printed, measured, interval, outcome, reason, style=STYLES.get(claim.outcome, ""))
+    console.print(shown)
+
+
+def print_leaderboard(found: Sequence[Line], console: Console) -> None:
+    """The standings as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table("rank", "id", "data", "machine", "seeds", "AP", "95 %", "AP50", "params M", "size MB", "GMAC", "status")
+    for line in found:
+        accuracy, cost = (number(line.ap, "accuracy"), number(line.ap50, "accuracy")), (line.params_m, line.size_mb, line.macs_g)
+        inside = f"{number(line.ap_low, 'accuracy')} to {number(line.ap_high, 'accuracy')}" if line.seeds > 1 else ""
+        texts = (line.id, line.data, line.machine, str(line.seeds), accuracy[0], inside, accuracy[1], *(number(c, "cost") for c in cost), line.status)
+        shown.add_row("" if isnan(line.rank) else f"{line.rank:.0f}", *(escape(text) for text in texts))
+    console.print(shown)
