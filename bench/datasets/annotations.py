@@ -123,7 +123,7 @@ def columns(images: Sequence[ImageFile], boxes: Sequence[Box], classes: tuple[st
 def fit(corners: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float] | str:
     """The box x1 y1 x2 y2 in pixels inside its image, clipped where rounding made it stick out; or what is wrong with it, in a few words."""
     x1, y1, x2, y2 = corners
-    if not all(map(math.isfinite, corners)):
+    if not math.isfinite(x1 + y1 + x2 + y2):  # NaN and infinity stay what they are in a sum
         return "is not of finite numbers"
     if x1 < -ROUNDING or y1 < -ROUNDING or x2 > width + ROUNDING or y2 > height + ROUNDING:
         return f"lies outside its image of {width}x{height}"

@@ -1,0 +1,589 @@
+"""Readers of COCO JSON and VOC folders: truth by hand, each fault by its message, the three shared real data sets where they are."""
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.datasets import DATASETS, Data, open_split, parse_data
+from bench.datasets.annotations import fit
+from bench.datasets.images import image_list_hash, read_image
+from bench.types import Split, UserError
+
+SHARED = Path(os.environ.get("LEANDET_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+DOCUMENT = {
+    "images": [
+        {"id": 30, "file_name": "c.png", "width": 40, "height": 30},
+        {"id": 10, "file_name": "a.png", "width": 20, "height": 10},
+        {"id": 20, "file_name": "b.png", "width": 8, "height": 8},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 10, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 9.5},
+        {"id": 2, "image_id": 30, "category_id": 3, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+        {"id": 3, "image_id": 10, "category_id": 3, "bbox": [19.5, 9.5, 1.25, 0.5], "ignore": 1},
+        {"id": 4, "image_id": 10, "category_id": 7, "bbox": [5, 5, 2, 2], "difficult": 1, "iscrowd": 0},
+    ],
+    "categories": CATEGORIES,
+}
+
+
+def write_images(folder: Path, document: dict = DOCUMENT) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for at, entry in enumerate(document["images"]):
+        Image.new("RGB", (entry["width"], entry["height"]), (at, 100, 255)).save(folder / entry["file_name"])
+
+
+def write_coco(folder: Path, document: dict = DOCUMENT, *, stem: str = "part") -> Path:
+    write_images(folder)
+    path = folder / f"{stem}.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 1000
+    return text
+
+
+# ---- the text after --data
+
+
+def test_parse_data():
+    assert parse_data("scenes-v1") == Data("scenes", "scenes-v1")
+    data = parse_data("val=x/b.json, train=x/a.json ,images=pictures")
+    assert (data.kind, data.name) == ("coco", "coco:x")
+    assert data.part("train") == "x/a.json"
+    assert data.part("test", "none") == "none"
+    assert data == parse_data("train=x/a.json,images=pictures,val=x/b.json")
+    assert {data: 1}[parse_data("images=pictures,train=x/a.json,val=x/b.json")] == 1
+    assert parse_data("voc=D,train=2007_train").kind == "voc"
+    assert set(DATASETS) == {"scenes", "coco", "voc"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "KEY=VALUE"),
+        ("sceens", "scenes-v1"),
+        ("train=a.json,valid=b.json", "allowed are train, val, test, images, empty"),
+        ("voc=D,images=E", "allowed are voc, train, val, test, classes, empty"),
+        ("train=a,train=b", "train is given twice"),
+        ("train=", "KEY=VALUE"),
+        ("images=D", "names no split"),
+        ("train=a,empty=keep", "allowed is empty=drop"),
+    ],
+)
+def test_parse_data_says_what_is_allowed(text, words):
+    assert words in message(parse_data, text)
+
+
+def test_no_split_of_that_name():
+    assert "train, val, test" in message(open_split, parse_data("train=a.json"), "trainval")
+
+
+def test_readers_import_no_torch(tmp_path):
+    path = write_coco(tmp_path)
+    code = (
+        "import sys; from bench.datasets import open_split, parse_data; "
+        f"print(len(open_split(parse_data({f'train={path}'!r}), 'train')), 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split() == ["3", "False"]
+
+
+# ---- COCO JSON
+
+
+def test_coco_by_hand(tmp_path):
+    split = open_split(parse_data(f"train={write_coco(tmp_path)}"), "train")
+    assert isinstance(split.name, str)
+    assert (split.name, split.classes, len(split)) == ("coco:part.json", ("cat", "dog"), 3)
+    assert [split.image_id(at) for at in range(3)] == [30, 10, 20]
+    assert [split.image_name(at) for at in range(3)] == ["c.png", "a.png", "b.png"]
+
+    target = split.target(1)
+    assert target.boxes.tolist() == [[1, 2, 4, 6], [19.5, 9.5, 20, 10], [5, 5, 7, 7]]  # the second sticks out by 0.75: rounding
+    assert (target.boxes.dtype, target.labels.dtype, target.crowd.dtype) == (torch.float32, torch.int64, torch.bool)
+    assert target.labels.tolist() == [1, 0, 1]  # ids 3, 7 are labels 0, 1
+    assert target.crowd.tolist() == [False, False, False]
+    assert target.difficult.tolist() == [False, True, True]
+
+    assert split.target(0).crowd.tolist() == [True]
+    empty = split.target(2)
+    assert (tuple(empty.boxes.shape), tuple(empty.labels.shape)) == ((0, 4), (0,))
+
+    truth = split.ground_truth()
+    assert truth.image_ids.tolist() == [30, 10, 20]
+    assert truth.image.tolist() == [30, 10, 10, 10]
+    assert truth.area.tolist() == [1200, 9.5, 0.625, 4]  # its own, else width times height as annotated
+    assert truth.boxes[2].tolist() == [19.5, 9.5, 20, 10]
+    assert (truth.boxes.dtype, truth.labels.dtype, truth.image_ids.dtype) == (np.float64, np.int64, np.int64)
+
+
+def test_coco_image_is_float_rgb(tmp_path):
+    split = open_split(parse_data(f"val={write_coco(tmp_path)}"), "val")
+    image = split.image(1)
+    assert (tuple(image.shape), image.dtype, image.is_contiguous()) == ((3, 10, 20), torch.float32, True)
+    assert image[:, 3, 4].tolist() == pytest.approx([1 / 255, 100 / 255, 1.0])
+
+
+def test_a_split_is_a_split_and_goes_to_another_process(tmp_path):
+    split: Split = open_split(parse_data(f"val={write_coco(tmp_path)}"), "val")
+    again = pickle.loads(pickle.dumps(split))
+    assert again.digest == split.digest
+    assert torch.equal(again.image(0), split.image(0))
+    assert split.target(-1).boxes.shape == (0, 4)
+    with pytest.raises(IndexError):
+        split.target(3)
+
+
+@pytest.mark.parametrize("place", [".", "images/part"])
+def test_images_beside_the_json_or_in_the_folder_of_its_stem(tmp_path, place):
+    write_images(tmp_path / place)
+    path = tmp_path / "part.json"
+    path.write_text(json.dumps(DOCUMENT))
+    assert open_split(parse_data(f"train={path}"), "train").image(0).shape == (3, 30, 40)
+
+
+@pytest.mark.parametrize("place", [".", "part"])
+def test_images_in_a_folder_that_is_given(tmp_path, place):
+    write_images(tmp_path / "elsewhere" / place)
+    path = tmp_path / "part.json"
+    path.write_text(json.dumps(DOCUMENT))
+    assert open_split(parse_data(f"train={path},images={tmp_path / 'elsewhere'}"), "train").image(0).shape == (3, 30, 40)
+    text = message(open_split, parse_data(f"train={path}"), "train")
+    assert "image 30: 'c.png' is neither in" in text
+    assert text.endswith("(and 2 more)")
+    assert "no such folder" in message(open_split, parse_data(f"train={path},images={tmp_path / 'nowhere'}"), "train")
+
+
+def test_digest_sees_annotations_and_images_and_not_the_folder(tmp_path):
+    def digest(folder: Path, document: dict = DOCUMENT) -> str:
+        return open_split(parse_data(f"train={write_coco(folder, document)}"), "train").digest
+
+    first = digest(tmp_path / "one")
+    assert digest(tmp_path / "two") == first
+    moved = copy.deepcopy(DOCUMENT)
+    moved["annotations"][0]["bbox"][0] = 2
+    assert digest(tmp_path / "one", moved) != first
+    assert digest(tmp_path / "one") == first
+    with (tmp_path / "one" / "a.png").open("ab") as stream:
+        stream.write(b"more")
+    assert open_split(parse_data(f"train={tmp_path / 'one' / 'part.json'}"), "train").digest != first
+
+
+def entry(kind: str, at: int, **changes):
+    """An edit of the document: what of one entry changes; None takes the key away."""
+
+    def change(document):
+        for key, value in changes.items():
+            if value is None:
+                document[kind][at].pop(key)
+            else:
+                document[kind][at][key] = value
+
+    return change
+
+
+def doubled(kind: str):
+    return lambda document: document[kind].append(dict(document[kind][0]))
+
+
+BOX = "annotation 1 of image 10 (a.png)"
+FAULTS = [
+    (entry("annotations", 0, bbox=[1, 2, 30, 4]), [BOX, "lies outside its image of 20x10"]),
+    (entry("annotations", 0, bbox=[-1.5, 2, 3, 4]), [BOX, "lies outside"]),
+    (entry("annotations", 0, bbox=[1, 2, 0, 4]), [BOX, "zero or negative size", "empty=drop"]),
+    (entry("annotations", 0, bbox=[5, 2, -3, 4]), [BOX, "zero or negative size"]),
+    (entry("annotations", 0, bbox=[20.5, 2, 0.5, 4]), [BOX, "zero or negative size"]),  # nothing is left of it inside
+    (entry("annotations", 0, bbox=[float("nan"), 2, 3, 4]), [BOX, "finite"]),
+    (entry("annotations", 0, bbox=[1, 2, float("inf"), 4]), [BOX, "finite"]),
+    (entry("annotations", 0, bbox=[1, 2, 10**400, 4]), [BOX, "finite"]),
+    (entry("annotations", 0, bbox=[1, 2, 3]), [BOX, "four numbers"]),
+    (entry("annotations", 0, bbox=["1", 2, 3, 4]), [BOX, "four numbers"]),
+    (entry("annotations", 0, bbox=[True, 2, 3, 4]), [BOX, "four numbers"]),
+    (entry("annotations", 0, bbox=None), [BOX, "four numbers"]),
+    (entry("annotations", 0, area="big"), [BOX, "area is 'big'"]),
+    (entry("annotations", 0, area=-1), [BOX, "area is -1"]),
+    (entry("annotations", 0, iscrowd=2), [BOX, "allowed are 0 and 1"]),
+    (entry("annotations", 0, ignore="yes"), [BOX, "allowed are 0 and 1"]),
+    (entry("annotations", 0, image_id=99), ["annotation 1", "image_id 99 is not among the images"]),
+    (entry("annotations", 0, image_id=None), ["annotation 1", "image_id None"]),
+    (entry("annotations", 0, category_id=4), ["annotation 1", "category_id 4", "categories 3, 7"]),
+    (entry("annotations", 0, id=None), ["annotations[0]", "allowed is an integer"]),
+    (doubled("annotations"), ["annotations[4]", "id 1 is there twice"]),
+    (doubled("images"), ["images[3]", "id 30 is there twice"]),
+    (doubled("categories"), ["categories[2]", "id 7 is there twice"]),
+    (entry("categories", 0, name="cat"), ["category 3", "there twice"]),
+    (entry("categories", 0, name=5), ["category 7", "allowed is a text"]),
+    (entry("images", 0, id="30"), ["images[0]", "id is '30'"]),
+    (entry("images", 0, id=2**63), ["images[0]", "allowed is an integer"]),
+    (entry("images", 0, width=0), ["image 30 ('c.png')", "positive integers"]),
+    (entry("images", 0, height=None), ["image 30 ('c.png')", "positive integers"]),
+    (entry("images", 0, file_name="../c.png"), ["image 30", "relative path without '..'"]),
+    (entry("images", 0, file_name="/etc/passwd"), ["image 30", "relative path"]),
+    (entry("images", 0, file_name="a\0b"), ["image 30", "relative path"]),
+    (entry("images", 0, file_name="gone.png"), ["image 30", "'gone.png' is neither in"]),
+    (lambda document: document.update(images=[], annotations=[]), ["the split is empty", "no image"]),
+    (lambda document: document.update(annotations=[]), ["holds no box"]),
+    (lambda document: document.update(categories=[]), ["no category"]),
+    (lambda document: document.pop("images"), ["'images' is missing"]),
+    (lambda document: document.update(annotations={"a": 1}), ["'annotations' is {'a': 1}", "list of objects"]),
+    (lambda document: document["images"].append(5), ["images[3] is 5", "an object"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), FAULTS, ids=[words[-1] for _, words in FAULTS])
+def test_coco_faults_name_file_and_entry(tmp_path, change, words):
+    document = copy.deepcopy(DOCUMENT)
+    change(document)
+    path = write_coco(tmp_path, document)
+    text = message(open_split, parse_data(f"train={path}"), "train")
+    assert text.startswith(f"{path}: ")
+    assert all(word in text for word in words), text
+    assert "; " in text  # what is allowed or to do next
+
+
+def test_further_faults_are_counted(tmp_path):
+    document = copy.deepcopy(DOCUMENT)
+    for annotation in document["annotations"]:
+        annotation["bbox"] = [0, 0, 1, 0]
+    text = message(open_split, parse_data(f"train={write_coco(tmp_path, document)}"), "train")
+    assert text.endswith("(and 3 more)")
+
+
+def test_boxes_of_zero_size_are_left_out_when_asked(tmp_path):
+    document = copy.deepcopy(DOCUMENT)
+    document["annotations"][0]["bbox"] = [1, 2, 3, 0]
+    path = write_coco(tmp_path, document)
+    split = open_split(parse_data(f"train={path},empty=drop"), "train")
+    assert split.target(1).boxes.tolist() == [[19.5, 9.5, 20, 10], [5, 5, 7, 7]]
+    document["annotations"][0]["bbox"] = [1, 2, 30, 4]  # outside is another fault, and stays one
+    path.write_text(json.dumps(document))
+    assert "lies outside" in message(open_split, parse_data(f"train={path},empty=drop"), "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not valid JSON"),
+        (json.dumps(DOCUMENT).encode()[:-40], "may be cut off"),
+        (b"[1]", "holds a list"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"images": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_broken_json(tmp_path, content, words):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    text = message(open_split, parse_data(f"train={path}"), "train")
+    assert text.startswith(f"{path}: ")
+    assert words in text
+
+
+def test_missing_files_and_splits(tmp_path):
+    data = parse_data(f"train={tmp_path / 'gone.json'}")
+    assert "gone.json: there is no such file" in message(open_split, data, "train")
+    assert "no test split; give it as test=" in message(open_split, data, "test")
+    assert "cannot be read" in message(open_split, parse_data(f"train={tmp_path}"), "train")
+
+
+@pytest.mark.parametrize("key", ['"categories"', '"\\u0063ategories"'])
+def test_categories_must_agree_between_the_splits(tmp_path, key):
+    train, val = write_coco(tmp_path, stem="train"), write_coco(tmp_path, stem="val")
+    data = parse_data(f"train={train},val={val}")
+    val.write_text(json.dumps(DOCUMENT).replace('"categories"', key))
+    assert open_split(data, "train").classes == open_split(data, "val").classes
+    val.write_text(json.dumps({**DOCUMENT, "categories": [CATEGORIES[0], {"id": 3, "name": "cow"}]}).replace('"categories"', key))
+    for split in ("train", "val"):
+        text = message(open_split, data, split)
+        assert "category 3 is" in text
+        assert "'cow'" in text
+        assert "'cat'" in text
+    val.write_text(json.dumps({**DOCUMENT, "categories": [*CATEGORIES, {"id": 9, "name": "cow"}]}))
+    assert "category 9 is 'cow'" in message(open_split, data, "train")
+    val.unlink()
+    assert "val.json: there is no such file" in message(open_split, data, "train")
+
+
+@given(
+    st.tuples(*[st.floats(-5, 105) for _ in range(4)]),
+    st.integers(1, 100),
+    st.integers(1, 100),
+)
+def test_fit_keeps_or_clips_or_refuses(corners, width, height):
+    x1, y1, x2, y2 = corners
+    result = fit(corners, width, height)
+    inside = x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height
+    if inside and x1 < x2 and y1 < y2:
+        assert result == corners
+    if isinstance(result, str):
+        assert not inside or x1 >= x2 or y1 >= y2
+    else:
+        assert 0 <= result[0] < result[2] <= width
+        assert 0 <= result[1] < result[3] <= height
+        assert max(abs(before - after) for before, after in zip(corners, result, strict=True)) <= 1
+
+
+def test_a_file_of_the_size_of_coco_val_opens_within_a_second(tmp_path):
+    images = [{"id": at, "file_name": f"{at:012d}.jpg", "width": 640, "height": 480} for at in range(5000)]
+    polygon = [float(x) for x in range(40)]
+    boxes = [
+        {
+            "id": at,
+            "image_id": at % 4952,
+            "category_id": at % 80 + 1,
+            "bbox": [10.25, 20.5, 100.75, 50.0],
+            "area": 4000.5,
+            "iscrowd": 0,
+            "segmentation": [polygon],
+        }
+        for at in range(36_000)
+    ]
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": at, "name": f"class {at}"} for at in range(1, 81)]}))
+    for image in images:
+        (tmp_path / image["file_name"]).touch()
+    start = time.process_time()  # of this process alone
+    json.loads(path.read_bytes())
+    plain = time.process_time() - start
+    start = time.process_time()
+    split = open_split(parse_data(f"val={path}"), "val")
+    seconds = time.process_time() - start
+    assert len(split) == 5000
+    assert split.ground_truth().boxes.shape == (36_000, 4)
+    assert seconds < max(1.0, 3 * plain)  # a busy machine slows the bare parser too, which takes 0.3 s on an idle one
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("L", 51, (0.2, 0.2, 0.2)),
+        ("1", 1, (1.0, 1.0, 1.0)),
+        ("RGBA", (51, 102, 255, 0), (0.2, 0.4, 1.0)),  # alpha dropped
+        ("LA", (51, 9), (0.2, 0.2, 0.2)),
+        ("I;16", 51 * 256, (0.2, 0.2, 0.2)),
+        ("P", 3, (3 / 255, 3 / 255, 3 / 255)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, value, expected):
+    image = Image.new(mode, (5, 4), value)
+    if mode == "P":
+        image.putpalette([level for level in range(256) for _ in range(3)])
+    image.save(tmp_path / "x.png", **({"transparency": bytes([9, 8, 7, 6])} if mode == "P" else {}))
+    read = read_image(tmp_path / "x.png", width=5, height=4)
+    assert tuple(read.shape) == (3, 4, 5)
+    assert read[:, 2, 3].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
+    assert read_image(tmp_path / "x.jpg", width=16, height=16)[:, 8, 8].tolist() == pytest.approx([1, 0, 0], abs=0.03)
+
+
+def test_exif_is_not_applied_and_named_where_it_may_be_the_cause(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg", width=20, height=10).shape == (3, 10, 20)
+    assert "EXIF" in message(lambda: read_image(tmp_path / "x.jpg", width=10, height=20))
+
+
+def test_unreadable_images_are_named(tmp_path):
+    path = tmp_path / "x.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+
+    def read():
+        return read_image(path, width=64, height=64)
+
+    assert read().shape == (3, 64, 64)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert f"{path}: not a readable image (" in message(read)
+    path.write_bytes(b"no image")
+    assert f"{path}: not a readable image (" in message(read)
+    path.write_bytes(b"")
+    assert f"{path}: not a readable image (" in message(read)
+    path.unlink()
+    assert f"{path}: the image is gone" in message(read)
+    Image.new("RGB", (63, 64)).save(path)
+    assert "63x64, the annotations say 64x64" in message(read)
+
+
+def test_hash_of_a_list_of_images_depends_on_order_and_pixels(tmp_path):
+    split = open_split(parse_data(f"val={write_coco(tmp_path)}"), "val")
+    first = image_list_hash(split, [0, 1])
+    assert image_list_hash(split, [0, 1]) == first
+    assert image_list_hash(split, [1, 0]) != first
+    Image.new("RGB", (20, 10), (0, 0, 1)).save(tmp_path / "a.png")
+    assert image_list_hash(split, [0, 1]) != first
+
+
+# ---- VOC folders
+
+OBJECT = (
+    "<object><name>{name}</name>{more}<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+)
+
+
+def voc_xml(*objects: str, size: str = "<size><width>20</width><height>10</height><depth>3</depth></size>") -> str:
+    return f"<annotation><filename>x.jpg</filename>{size}{''.join(objects)}</annotation>"
+
+
+def voc_object(name="dog", box=(1, 1, 20, 10), more="<difficult>0</difficult>") -> str:
+    return OBJECT.format(name=name, box=box, more=more)
+
+
+def write_voc(root: Path, year: str, name: str, xml: str, *, sets: str = "trainval") -> Path:
+    folder = root / f"VOC{year}"
+    for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "Annotations" / f"{name}.xml").write_text(xml)
+    Image.new("RGB", (20, 10), (7, 8, 9)).save(folder / "JPEGImages" / f"{name}.jpg")
+    with (folder / "ImageSets" / "Main" / f"{sets}.txt").open("a") as stream:
+        stream.write(f"{name}\n")
+    return folder / "Annotations" / f"{name}.xml"
+
+
+def test_voc_by_hand(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    write_voc(tmp_path, "2007", "000012", voc_xml(voc_object(), voc_object("person", (3, 4, 3, 4), "<difficult>1</difficult>")))
+    write_voc(tmp_path, "2007", "000005", voc_xml())
+    write_voc(tmp_path, "2012", "2008_000001", voc_xml(voc_object("person", ("45.0e-1", 0, 21, 5), part)))
+    split = open_split(parse_data(f"voc={tmp_path}"), "train")
+    assert split.name == "voc:2007_trainval+2012_trainval"
+    assert len(split.classes) == 20
+    assert (split.classes[0], split.classes[19]) == ("aeroplane", "tvmonitor")
+    assert [split.image_id(at) for at in range(3)] == [12, 5, 2008000001]
+    assert split.image_name(2) == "VOC2012/JPEGImages/2008_000001.jpg"
+    target = split.target(0)
+    assert target.boxes.tolist() == [[0, 0, 20, 10], [2, 3, 3, 4]]  # one pixel is a box of 1x1
+    assert target.labels.tolist() == [11, 14]
+    assert target.difficult.tolist() == [False, True]
+    assert target.crowd.tolist() == [False, False]
+    assert split.target(1).boxes.shape == (0, 4)
+    assert split.target(2).boxes.tolist() == [[3.5, 0, 20, 5]]  # ymin 0 and xmax 21 stick out by one pixel: rounding
+    assert split.ground_truth().area.tolist() == [200, 1, 82.5]
+    assert split.image(0).shape == (3, 10, 20)
+
+
+def test_voc_sets_classes_and_ids(tmp_path):
+    write_voc(tmp_path / "VOCdevkit", "Mine", "one", voc_xml(voc_object("gear")), sets="all")
+    write_voc(tmp_path / "VOCdevkit", "Mine", "7", voc_xml(voc_object("nut")), sets="all")
+    split = open_split(parse_data(f"voc={tmp_path},test=Mine_all,classes=nut+gear"), "test")
+    assert split.classes == ("nut", "gear")
+    assert [split.image_id(at) for at in range(2)] == [1, 2]  # not all names are numbers
+    assert split.target(0).labels.tolist() == [1]
+    assert "different names" in message(open_split, parse_data(f"voc={tmp_path},test=Mine_all,classes=nut+nut"), "test")
+    assert "its name is 'gear'; allowed are aeroplane" in message(open_split, parse_data(f"voc={tmp_path},test=Mine_all"), "test")
+
+
+BOMB = "".join(
+    [
+        '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">',
+        *[f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)],
+        "]><annotation>&i;</annotation>",
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        (voc_xml(voc_object(box=(1, 1, 22, 10))), "object 1: bndbox [1.0, 1.0, 22.0, 10.0] lies outside its image of 20x10"),
+        (voc_xml(voc_object(), voc_object(box=(5, 5, 4, 9))), "object 2: bndbox [5.0, 5.0, 4.0, 9.0] is of zero or negative size"),
+        (voc_xml(voc_object(box=("nan", 5, 4, 9))), "finite"),
+        (voc_xml(voc_object(box=("x", 5, 4, 9))), "allowed are four numbers"),
+        (voc_xml("<object><name>dog</name></object>"), "allowed are four numbers"),
+        (voc_xml(voc_object("unicorn")), "its name is 'unicorn'"),
+        (voc_xml("<object/>"), "its name is ''"),
+        (voc_xml(voc_object(more="<difficult>maybe</difficult>")), "difficult is 'maybe'; allowed are 0 and 1"),
+        (voc_xml(voc_object(), size=""), "size/width and size/height"),
+        (voc_xml(voc_object(), size="<size><width>inf</width><height>10</height></size>"), "size/width and size/height"),
+        (voc_xml(voc_object())[:-30], "not valid XML"),
+        ("", "not valid XML"),
+        (BOMB, "XML that is not allowed"),
+        ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><annotation/>', "XML that is not allowed"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "XML"),
+    ],
+)
+def test_voc_faults_name_the_file(tmp_path, xml, words):
+    path = write_voc(tmp_path, "2007", "000012", xml)
+    text = message(open_split, parse_data(f"voc={tmp_path},train=2007_trainval"), "train")
+    assert text.startswith(f"{path}: ")
+    assert words in text
+
+
+def test_voc_missing_pieces(tmp_path):
+    data = parse_data(f"voc={tmp_path},train=2007_trainval,val=2007_val,test=../../etc_passwd")
+    assert "no such folder" in message(open_split, parse_data(f"voc={tmp_path / 'gone'}"), "train")
+    assert "trainval.txt: there is no such file" in message(open_split, data, "train")
+    xml = write_voc(tmp_path, "2007", "000012", voc_xml(voc_object()))
+    assert len(open_split(data, "train")) == 1
+    assert "is not FOLDER_SET" in message(open_split, data, "test")
+    listed = tmp_path / "VOC2007/ImageSets/Main/val.txt"
+    listed.write_text("\n\n")
+    assert f"{listed}: the image set is empty" in message(open_split, data, "val")
+    listed.write_text("000012\n000012\n")
+    assert f"{listed}: '000012' is there twice" in message(open_split, data, "val")
+    listed.write_text("000012 -1\n")
+    assert f"{listed}: '000012 -1' is not the name" in message(open_split, data, "val")
+    listed.write_bytes(b"\xff\xfe")
+    assert f"{listed}: not a text" in message(open_split, data, "val")
+    image = tmp_path / "VOC2007/JPEGImages/000012.jpg"
+    image.unlink()
+    assert f"{image}: there is no such image" in message(open_split, data, "train")
+    xml.unlink()
+    assert f"{xml}: there is no such file" in message(open_split, data, "train")
+    write_voc(tmp_path, "2012", "2008_000001", voc_xml(), sets="bare")
+    assert "holds no box" in message(open_split, parse_data(f"voc={tmp_path},train=2012_bare"), "train")
+
+
+# ---- the shared real data sets
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "classes"),
+    [
+        ("bccd", {"train": (205, 2804), "val": (87, 1137), "test": (72, 945)}, 3),
+        ("aquarium", {"train": (448, 3323), "val": (127, 909), "test": (63, 582)}, 7),
+        ("voc2007", {"train": (2500, 7843), "val": (2508, 7812)}, 20),
+    ],
+)
+def test_real_data(name, splits, classes):
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the real data set {name} is not beside this repository (shared/data, or $LEANDET_SHARED)")
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    data = parse_data(",".join(f"{split}={folder / split}.json" for split in splits))
+    for key, (images, boxes) in splits.items():
+        split = open_split(data, key)
+        truth = split.ground_truth()
+        assert (len(split), len(truth.boxes), len(split.classes)) == (images, boxes, classes)  # as the sets' own notes count them
+        theirs = pycocotools.COCO(str(folder / f"{key}.json"))
+        for at in range(0, images, 97):
+            annotations = theirs.imgToAnns[split.image_id(at)]
+            expected = [[x, y, x + w, y + h] for x, y, w, h in (annotation["bbox"] for annotation in annotations)]
+            assert split.target(at).boxes.numpy() == pytest.approx(np.array(expected).reshape(-1, 4), abs=0.02)  # rounded to 1/100 px
+            shape = (3, theirs.imgs[split.image_id(at)]["height"], theirs.imgs[split.image_id(at)]["width"])
+            assert tuple(split.image(at).shape) == shape
