@@ -1,53 +1,56 @@
-"""Faster R-CNN (Ren et al., 2015) with a feature pyramid (Lin et al., 2017)."""
+"""Faster R-CNN (Ren et al., 2015), with a feature pyramid (Lin et al., 2017) and on C4 with the last stage as head."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from implementations.baselines.numbers import fc_width, image_sides, pyramid_rpn, roi_quota, single_map_rpn
 from implementations.layers.backbones import ResNet
-from implementations.layers.heads import HeadFactory, HeadShape, two_fc_head
-from implementations.layers.pooling import PyramidAlign
+from implementations.layers.heads import HeadFactory, HeadShape, layer4_head, two_fc_head
+from implementations.layers.pooling import Align, PyramidAlign
 from implementations.layers.pyramid import Pyramid
 from implementations.layers.regions import RegionConfig, RegionStage
-from implementations.layers.rpn import RPN, RPNConfig
-from implementations.layers.sampling import Quota
+from implementations.layers.rpn import RPN
 from implementations.layers.two_stage import DetectorConfig, TwoStage
 
 if TYPE_CHECKING:
     from bench.spec import Request
 
-LEAST_ANCHOR = 6  # px: a smaller anchor fits no object and rounds badly
-LEAST_CHANNELS = 128  # condensed heads need that many
-LEAST_SAMPLES = 64  # anchors an image: fewer see too few negatives
-SIDE = 7
+SIDE = 7  # of the RoI features
+STRIDES = (4, 8, 16, 32)
+C4_STRIDE = 16
 
 
-def fpn_config(request: Request) -> DetectorConfig:
-    """The numbers of FPN's section 5, at the request's scale."""
-    scale = request.scale
-    sizes = tuple((float(max(LEAST_ANCHOR, round(scale.pixels(side)))),) for side in (32, 64, 128, 256, 512))
-    rpn = RPNConfig(
-        channels=scale.channels(256, least=LEAST_CHANNELS),
-        anchor_sizes=sizes,
-        ratios=(0.5, 1.0, 2.0),
-        candidates=scale.proposals,
-        proposals=scale.proposals,
-        quota=Quota(max(LEAST_SAMPLES, scale.rois // 2), 0.5),
-    )
-    regions = RegionConfig(request.classes, request.classes + 1, Quota(scale.rois, 0.25))
-    # Halfway, in octaves, between keeping the cells a RoI covers (224 px) and keeping the share of objects a level gets (224 px * size).
-    canonical = 224 * math.sqrt(scale.size)
-    shorter, longer = (round(scale.pixels(side)) for side in (request.setting.min_px, request.setting.max_px))
-    return DetectorConfig("faster_rcnn_fpn", shorter, longer, rpn, (regions,), canonical)
+def canonical_side(request: Request) -> float:
+    """Side in px of a RoI that is read from P4: 224 in the paper.
+
+    At smaller scales halfway, in octaves, between keeping the cells that a RoI covers (224 px) and keeping each level's share of the objects
+    (224 px * size).
+    """
+    return 224 * math.sqrt(request.scale.size)
 
 
 def faster_rcnn_fpn(request: Request, *, head: HeadFactory = two_fc_head) -> TwoStage:
     """Faster R-CNN on a pyramid; `head` makes the second-stage head."""
-    config = fpn_config(request)
-    width = config.rpn.channels
     backbone = ResNet(request.scale.backbones[request.setting.backbone])
-    shape = HeadShape(width, SIDE, request.classes, request.classes + 1, request.scale.channels(1024, least=64))
-    pool = PyramidAlign(SIDE, (4, 8, 16, 32), config.canonical)
-    regions = RegionStage(config.regions[0], pool, head(shape))
-    return TwoStage(config, (backbone, Pyramid(backbone.channels, width)), RPN(width, config.rpn), regions)
+    rpn, regions = pyramid_rpn(request), RegionConfig(request.classes, request.classes + 1, roi_quota(request))
+    width, canonical = rpn.channels, canonical_side(request)
+    shape = HeadShape(width, SIDE, request.classes, regions.box_classes, fc_width(request))
+    sides = image_sides(request)
+    config = DetectorConfig("faster_rcnn_fpn", *sides, rpn, (regions,), STRIDES, backbone.channels, (width, SIDE, SIDE), canonical)
+    stage = RegionStage(regions, PyramidAlign(SIDE, STRIDES, canonical), head(shape))
+    return TwoStage(config, (backbone, Pyramid(backbone.channels, width)), RPN(width, rpn), stage)
+
+
+def faster_rcnn_c4(request: Request, *, head: HeadFactory = layer4_head, pooled: int = 14) -> TwoStage:
+    """Faster R-CNN on C4: the head reads RoI features of side `pooled` (14 for layer4, which halves it; 7 for a head that keeps it)."""
+    spec = request.scale.backbones[request.setting.backbone]
+    backbone = ResNet(spec, stages=3, outputs=1)
+    rpn, regions = single_map_rpn(request), RegionConfig(request.classes, request.classes + 1, roi_quota(request))
+    width = backbone.channels[-1]
+    shape = HeadShape(width, pooled, request.classes, regions.box_classes, fc_width(request), spec.blocks[3])
+    sides = image_sides(request)
+    config = DetectorConfig("faster_rcnn_c4", *sides, rpn, (regions,), (C4_STRIDE,), backbone.channels, (width, pooled, pooled))
+    stage = RegionStage(regions, Align(pooled, C4_STRIDE), head(shape))
+    return TwoStage(config, (backbone, None), RPN(width, rpn), stage)

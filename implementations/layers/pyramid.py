@@ -17,6 +17,6 @@ class Pyramid(nn.Module):
         super().__init__()
         self.fpn = FeaturePyramidNetwork(list(channels), width, extra_blocks=LastLevelMaxPool())
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, *maps: Tensor) -> list[Tensor]:
         """C2 to C5 -> P2 to P6."""
         return list(self.fpn(OrderedDict((str(i), x) for i, x in enumerate(maps))).values())

@@ -42,6 +42,7 @@ class Proposals:
 
     boxes: Tensor  # (B, P, 4) in pixels of the network's input; zeros where padded
     valid: Tensor  # (B, P) bool
+    sizes: Tensor  # (B, 2) height and width of each image
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,13 @@ class RPN(nn.Module):
             kept.append(box[ok][order[: self.config.proposals[mode]]])
         counts = torch.tensor([len(one) for one in kept], device=boxes.device)
         padded = pad_sequence(kept, batch_first=True)
-        return Proposals(padded, torch.arange(padded.shape[1], device=boxes.device) < counts.unsqueeze(1))
+        return Proposals(padded, torch.arange(padded.shape[1], device=boxes.device) < counts.unsqueeze(1), sizes)
 
     def losses(self, scored: Scored, truth: Truth) -> dict[str, Tensor]:
         """Objectness and box loss of sampled anchors; both are divided by the constant number of samples."""
         matches = match(scored.anchors, truth, self.config.thresholds)
         batch, count = scored.logits.shape
-        lot = lots(truth.seeds, [count] * batch, purpose=0, device=scored.logits.device)
+        lot = lots(truth.seeds, count, purpose=0, device=scored.logits.device)
         chosen = sample(matches.label, lot, self.config.quota)
         positive = (matches.label.gather(1, chosen.index) == 1) & chosen.valid
         logits = scored.logits.gather(1, chosen.index)[chosen.valid]

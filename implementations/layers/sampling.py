@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PURPOSES = 16  # more than the draws that training makes for one image
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -30,16 +32,16 @@ class Quota:
         return int(self.count * self.positive)
 
 
-def lots(seeds: Sequence[int], counts: Sequence[int], *, purpose: int, device: torch.device) -> Tensor:
-    """Uniform numbers (B, max(counts)) in 0..1, each row from its image's seed and from what they are for; 1 where padded.
+def lots(seeds: Sequence[int], count: int, *, purpose: int, device: torch.device) -> Tensor:
+    """Uniform numbers (B, count) in 0..1, each row from its image's seed and from what they are for.
 
-    A row depends on its own seed and count alone.
+    The first numbers of a row do not depend on the count, so that padding to batch mates changes nothing.
     """
     generator = torch.Generator()
-    drawn = torch.ones(len(counts), max(counts))
-    for row, seed, count in zip(drawn, seeds, counts, strict=True):
-        generator.manual_seed((seed * 8 + purpose) % 2**63)
-        row[:count] = torch.rand(count, generator=generator)
+    drawn = torch.empty(len(seeds), count)
+    for row, seed in zip(drawn, seeds, strict=True):
+        generator.manual_seed((seed * PURPOSES + purpose) % 2**63)
+        row.uniform_(generator=generator)
     return drawn.to(device)
 
 

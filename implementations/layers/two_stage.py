@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bench.types import Batch, Detections, Target
 from implementations.layers import images as image_layer
+from implementations.layers.parts import Part
 from implementations.layers.targets import Truth, collate
 
 if TYPE_CHECKING:
-    from implementations.layers.parts import Part
     from implementations.layers.regions import Answers
     from implementations.layers.rpn import RPN, Proposals, RPNConfig
 
@@ -31,6 +31,9 @@ class Stage(Protocol):
     def finish(self, answers: Answers, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections in pixels of the network's input."""
 
+    def parts(self, map_shape: tuple[int, ...], roi_shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """What it costs, for the coarsest map and one RoI's features of these shapes."""
+
 
 @dataclass(frozen=True)
 class DetectorConfig:
@@ -41,6 +44,9 @@ class DetectorConfig:
     longer: int  # px that the longer side never passes
     rpn: RPNConfig
     regions: tuple[object, ...]  # RegionConfig of each stage
+    strides: tuple[int, ...]  # px, of the maps that the backbone gives
+    channels: tuple[int, ...]  # of these maps
+    roi_features: tuple[int, int, int]  # channels, side, side
     canonical: float = 0.0  # side in px of a RoI that is read from the map of stride 16; 0: one map only
 
 
@@ -60,7 +66,7 @@ class TwoStage(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = body[0]
-        self.neck = nn.Identity() if body[1] is None else body[1]
+        self.neck = body[1]
         self.rpn = rpn
         self.regions = regions
 
@@ -70,13 +76,20 @@ class TwoStage(nn.Module):
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """The maps that both stages read."""
-        return self.neck(self.backbone(pixels))
+        maps = self.backbone(pixels)
+        return maps if self.neck is None else self.neck(*maps)
+
+    def propose(self, maps: list[Tensor], batch: Batch, truth: Truth | None = None) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals, and losses if there is truth. The proposal network reads the finest maps, as many as it has anchor levels."""
+        sizes = torch.tensor(batch.sizes, dtype=torch.float32, device=batch.pixels.device)
+        canvas = (int(batch.pixels.shape[-2]), int(batch.pixels.shape[-1]))
+        return self.rpn(maps[: len(self.config.rpn.anchor_sizes)], canvas, sizes, truth)
 
     def network(self, batch: Batch, proposals: Proposals | None = None) -> Raw:
         """All that learns. Proposals may be given, in pixels of the batch: equal counts for timing."""
         maps = self.features(batch.pixels)
         if proposals is None:
-            proposals, _ = self.rpn(maps, canvas(batch), size_tensor(batch))
+            proposals, _ = self.propose(maps, batch)
         return Raw(self.regions(maps, proposals), batch.sizes, batch.originals)
 
     def finish(self, raw: Raw) -> list[Detections]:
@@ -89,22 +102,28 @@ class TwoStage(nn.Module):
         batch = self.prepare(images)
         truth = collate(targets, batch)
         maps = self.features(batch.pixels)
-        proposals, losses = self.rpn(maps, canvas(batch), size_tensor(batch), truth)
+        proposals, losses = self.propose(maps, batch, truth)
         return losses | self.regions.losses(maps, proposals, truth)
 
     def parts(self, height: int, width: int) -> tuple[Part, ...]:
-        """The detector taken apart for its cost on an image of that size."""
-        raise NotImplementedError
+        """The detector taken apart for its cost on an image of that size, padded as in `prepare`."""
+        size = (image_layer.padded(height), image_layer.padded(width))
+        grids = [
+            (1, channels, *(-(-side // stride) for side in size)) for channels, stride in zip(self.config.channels, self.config.strides, strict=True)
+        ]
+        return (
+            Part("backbone", self.backbone, ((1, 3, *size),)),
+            *(() if self.neck is None else (Part("neck", self.neck, tuple(grids)),)),
+            Part("rpn", self.rpn.head, self.rpn_inputs(grids)),
+            *self.regions.parts(grids[-1], (1, *self.config.roi_features)),
+        )
 
-
-def canvas(batch: Batch) -> tuple[int, int]:
-    """Height and width of the padded batch."""
-    return int(batch.pixels.shape[-2]), int(batch.pixels.shape[-1])
-
-
-def size_tensor(batch: Batch) -> Tensor:
-    """(B, 2) height and width of each image in the batch, padding left out."""
-    return torch.tensor(batch.sizes, dtype=torch.float32, device=batch.pixels.device)
+    def rpn_inputs(self, grids: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the maps that the proposal network reads, from those that the backbone gives."""
+        if self.neck is None:
+            return tuple(grids[: len(self.config.rpn.anchor_sizes)])
+        fine = [(1, self.config.roi_features[0], *grid[2:]) for grid in grids]
+        return (*fine, (*fine[-1][:2], *(-(-side // 2) for side in fine[-1][2:])))
 
 
 def enlarge(found: Detections, size: tuple[int, int], original: tuple[int, int]) -> Detections:
