@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import RUNS
+from bench.spec import TIERS
 from bench.verdicts import WORDS
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _counts(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], str]:
 
 
 def _ranked(found: list[Line]) -> tuple[Line, ...]:
-    ordered = sorted(found, key=lambda line: (line.tier, line.data, isnan(line.ap), -line.ap if not isnan(line.ap) else 0.0, line.id, line.machine))
+    ordered = sorted(found, key=_place)
     places: Counter[tuple[str, str]] = Counter()
     ranked = []
     for line in ordered:
@@ -132,6 +133,12 @@ def _ranked(found: list[Line]) -> tuple[Line, ...]:
         places[line.tier, line.data] += 1
         ranked.append(Line(**{**asdict(line), "rank": float(places[line.tier, line.data])}))
     return tuple(ranked)
+
+
+def _place(line: Line) -> tuple[int, str, bool, float, str, str]:
+    """The largest tier first, what was only counted last; within a tier and its data the best first."""
+    tier = -TIERS.index(line.tier) if line.tier in TIERS else 1
+    return tier, line.data, isnan(line.ap), 0.0 if isnan(line.ap) else -line.ap, line.id, line.machine
 
 
 # ---- the published CSV

@@ -191,8 +191,9 @@ def print_tables(standing: Standing, console: Console) -> None:
         for name in ("row", "column", "printed", "measured", "difference", "outcome", "reason"):
             shown.add_column(name, overflow="fold", justify="right" if name in {"printed", "measured", "difference"} else "left")
         for outcome in found:
-            row, column, _, *rest, _ = (escape(text) for text in cells(outcome))
-            shown.add_row(row, column, *rest, style=STYLES.get(outcome.outcome, ""))
+            row, column, _, printed, measured, difference, word, reason, tier = (escape(text) for text in cells(outcome))
+            said = f"{word} ({tier})" if tier else word
+            shown.add_row(row, column, printed, measured, difference, said, reason, style=STYLES.get(outcome.outcome, ""))
         console.print(shown)
     print_claims(standing, console)
     console.print("cells: " + ", ".join(f"{word} {count}" for word, count in tally(standing.outcomes).items()), markup=False)

@@ -68,9 +68,8 @@ def _frame(axes: _Axes, horizontal: str, vertical: str) -> list[str]:
         out.append(f'<text x="{axes.x(x):.1f}" y="{bottom + 14}" text-anchor="middle">{_short(x)}</text>')
         out.append(f'<text x="{LEFT - 6}" y="{axes.y(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
     out.append(f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(horizontal)}</text>')
-    out.append(
-        f'<text x="12" y="{(TOP + bottom) / 2:.0f}" text-anchor="middle" transform="rotate(-90 12 {(TOP + bottom) / 2:.0f})">{escape(vertical)}</text>'
-    )
+    middle = (TOP + bottom) // 2
+    out.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(vertical)}</text>')
     return out
 
 
