@@ -10,7 +10,7 @@ from typing import IO, cast
 import torch
 from torch import Tensor, nn
 
-from bench.meters.conventions import BATCH_NORMS
+from bench.meters.conventions import is_batch_norm
 from bench.meters.params import count_params
 from bench.types import UserError
 
@@ -37,7 +37,7 @@ def stored_state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for prefix, outer in modules.items():
         state |= {f"{prefix}.{name}": tensor for name, tensor in outer.state_dict().items()}
-        norms = (name for name, inner in outer.named_modules() if isinstance(inner, BATCH_NORMS))
+        norms = (name for name, inner in outer.named_modules() if is_batch_norm(inner))
         for counter in (".".join(filter(None, (prefix, name, "num_batches_tracked"))) for name in norms):
             state.setdefault(counter, torch.empty((), dtype=torch.long, device="meta"))
     return state

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from bench.meters.operators import NO_MACS, POOLING, PRODUCTS, SAMPLING, Formula, convolution_with_bias, nothing
 from bench.types import UserError
 
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)  # noqa: SLF001 - torch has no public name for the three kinds together
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether it is torchvision's FrozenBatchNorm2d. Without torchvision imported there is none, and importing it would take as long as torch."""
+    misc = sys.modules.get("torchvision.ops.misc")
+    return misc is not None and isinstance(module, misc.FrozenBatchNorm2d)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is a batch norm of any kind, the frozen one too."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or is_frozen_norm(module)  # noqa: SLF001 - the three kinds have no public name
+
+
+def is_relu(module: nn.Module) -> bool:
+    """Whether it is an nn.ReLU; a functional one cannot be told apart from arithmetic."""
+    return isinstance(module, nn.ReLU)
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,7 @@ class Convention:
     name: str
     meaning: str
     formulas: Mapping[str, Formula]
-    modules: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Tensor], int]], ...] = ()
+    modules: tuple[tuple[Callable[[nn.Module], bool], Callable[[Tensor], int]], ...] = ()  # (which modules, what a call adds, given its output)
     none: frozenset[str] = field(default=NO_MACS)
 
 
@@ -47,7 +61,7 @@ MMDET = Convention(
     "as mac, and 1 an element for convolution biases, 2 for batch norm, 1 for nn.ReLU modules (functional ones: 0), 1 for each element pooled; "
     "linear biases and RoIAlign: 0",
     {**MAC.formulas, "aten::convolution": convolution_with_bias, **POOLING},
-    ((BATCH_NORMS, _twice), (nn.ReLU, _once)),
+    ((is_batch_norm, _twice), (is_relu, _once)),
 )
 CONVENTIONS: dict[str, Convention] = {rule.name: rule for rule in (MAC, MAC_SAMPLING, MMDET)}
 

@@ -109,8 +109,8 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     def hooked(self, modules: list[nn.Module]) -> Iterator[None]:
         """Count what the convention adds for calls of whole modules."""
         with ExitStack() as stack:
-            for kinds, formula in self.rule.modules:
-                for module in (one for one in modules if isinstance(one, kinds)):
+            for wanted, formula in self.rule.modules:
+                for module in filter(wanted, modules):
                     stack.callback(module.register_forward_hook(self._hook(formula)).remove)
             yield
 
