@@ -161,3 +161,9 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # nested without end, or an integer of thousands of digits
         return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, as it stands in a message: one line, short; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

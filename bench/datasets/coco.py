@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.datasets.annotations import EMPTY, AnnotatedImages, Box, ImageFile, columns, fit, folder_digest, raise_faults, shown
+from bench.datasets.annotations import EMPTY, AnnotatedImages, Box, ImageFile, columns, fit, folder_digest, raise_faults, reason, shown
 from bench.datasets.source import SPLITS
 from bench.types import UserError
 
@@ -80,7 +80,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; give the path of a COCO JSON in --data") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the path of a COCO JSON in --data") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); give the path of a COCO JSON in --data") from error
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{path}: not a COCO JSON (nested too deeply); write it anew") from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({' '.join(str(error).split())}); it may be cut off, so copy or write it anew") from error
+        raise UserError(f"{path}: not valid JSON ({reason(error)}); it may be cut off, so copy or write it anew") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: holds a {type(document).__name__}; allowed is a JSON object with images, annotations and categories; write it anew")
     return document

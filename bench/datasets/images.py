@@ -7,12 +7,12 @@ width and height swapped, which the check of the size finds. Alpha is dropped, C
 from __future__ import annotations
 
 import hashlib
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from bench.datasets.annotations import reason
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -34,17 +34,14 @@ def read_image(path: Path, *, width: int, height: int) -> Tensor:
 
 def _decode(path: Path, width: int, height: int) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which no pixel depends on
-            with Image.open(path) as image:
-                size = image.size  # known before anything is decoded, so that a bomb never unfolds
-                array = _rgb(image) if size == (width, height) else None
+        with Image.open(path) as image:
+            size = image.size  # known before anything is decoded, so that a bomb never unfolds
+            array = _rgb(image) if size == (width, height) else None
     except FileNotFoundError as error:
         raise UserError(f"{path}: the image is gone since the dataset was opened; put it back") from error
     except Exception as error:  # decoders raise a dozen kinds: SyntaxError, struct.error, EOFError, DecompressionBombError
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: not a readable image ({reason}); allowed are whole JPEG, PNG or other files that Pillow reads; copy it anew"
+            f"{path}: not a readable image ({reason(error)}); allowed are whole JPEG, PNG or other files that Pillow reads; copy it anew"
         ) from error
     if array is None:
         turned = "; it may be turned by EXIF, which is not applied" if size == (height, width) else ""

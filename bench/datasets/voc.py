@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.datasets.annotations import EMPTY, AnnotatedImages, Box, ImageFile, columns, fit, folder_digest, raise_faults, shown
+from bench.datasets.annotations import EMPTY, AnnotatedImages, Box, ImageFile, columns, fit, folder_digest, raise_faults, reason, shown
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -142,9 +142,9 @@ def _parse(text: bytes) -> _Annotated | str:
     try:
         root: Element = ElementTree.fromstring(text, forbid_dtd=True)
     except ParseError as error:
-        return f"not valid XML ({error}); it may be cut off, so copy it anew"
+        return f"not valid XML ({reason(error)}); it may be cut off, so copy it anew"
     except (ValueError, LookupError) as error:  # defusedxml's own faults are ValueErrors; an encoding that Python lacks is a LookupError
-        return f"XML that is not allowed ({' '.join(str(error).split())}); allowed are plain elements in UTF-8; write it anew"
+        return f"XML that is not allowed ({reason(error)}); allowed are plain elements in UTF-8; write it anew"
     size = [_number(root.find(f"size/{side}")) for side in ("width", "height")]
     if not all(value is not None and value >= 1 and value.is_integer() and value < 2**31 for value in size):
         return "its size/width and size/height are not positive integers; correct them"
