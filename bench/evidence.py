@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+from bench.spec import Train
 
 if TYPE_CHECKING:
     from bench.published import Published
@@ -23,6 +26,7 @@ PLATEAU_AP = 1.0  # a run that is continued for half its length gains less than 
 class Difference:
     """A row minus its reference, paired by seed and image, in points of `measure`."""
 
+    paper: str
     row: str
     reference: str
     measure: str
@@ -77,10 +81,13 @@ class Evidence:
 
     def difference(self, row: str, reference: str, measure: str) -> Difference | None:
         """Row minus reference at the tier that is judged, from whichever side it was computed; None where it was not."""
+        tier = self.tier(row)
         for found in self.differences:
-            if found.measure == measure and (found.row, found.reference) == (row, reference):
+            if (found.paper, found.tier, found.measure) != (self.published.paper, tier, measure):
+                continue
+            if (found.row, found.reference) == (row, reference):
                 return found
-            if found.measure == measure and (found.reference, found.row) == (row, reference):
+            if (found.reference, found.row) == (row, reference):
                 return _turned(found)
         return None
 
@@ -100,10 +107,23 @@ class Evidence:
             return "undecided", f"{seeds} seed{'s' * (seeds > 1)}: {SEEDS} decide"
         return None
 
+    def machine(self, tier: str) -> str:
+        """The machine whose runs are judged at a tier: the one with the most, so that a row and its reference ran on the same."""
+        counted = Counter(machine_of(record) for record in self.records if self._at(record, tier, RUNS))
+        return min(counted, key=lambda name: (-counted[name], name), default="")
+
+    def _at(self, record: Record, tier: str, kinds: tuple[str, ...]) -> bool:
+        return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and _main_data(record)
+
     def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
-        key = self.published.paper
-        found = (r for r in self.records if (r.paper, r.row, r.tier) == (key, row, tier) and r.kind in kinds and _main_data(r))
+        machine = self.machine(tier)
+        found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
         return tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+
+    def _learner(self, row: str) -> str:
+        """The row whose training a row rests on: itself, or the one that it was transformed from."""
+        ours = next((each for each in self.paper.rows if each.key == row), None) if self.paper else None
+        return row if ours is None or not ours.needs or any(isinstance(step, Train) for step in ours.recipe) else ours.needs[0]
 
     def _missing(self, row: str, tier: str) -> Ruling | None:
         attempts = self.attempts(row, tier)
@@ -119,12 +139,18 @@ class Evidence:
 
     def _young(self, row: str, tier: str, measure: str, claimed: float) -> Ruling | None:
         limit = min(PLATEAU_AP, abs(claimed)) if claimed else PLATEAU_AP
-        gain = self.gain(row, tier, measure)
+        gain = self.gain(self._learner(row), tier, measure)
         if gain is None:
             return "undertrained", f"{row} was not continued past its length, so no plateau is shown"
         if gain >= limit:
             return "undertrained", f"{row} gains {gain:+.1f} when continued for half its length; a plateau is below {limit:g}"
         return None
+
+
+def machine_of(record: Record) -> str:
+    """What ran it, in a word: the name in the record's context."""
+    machine = record.context.get("machine", "")
+    return str(machine.get("name", "")) if isinstance(machine, Mapping) else str(machine)
 
 
 def _main_data(record: Record) -> bool:
@@ -134,4 +160,4 @@ def _main_data(record: Record) -> bool:
 
 def _turned(found: Difference) -> Difference:
     low, high = found.interval
-    return Difference(found.reference, found.row, found.measure, found.tier, -found.value, (-high, -low), found.seeds, found.smallest_detectable)
+    return replace(found, row=found.reference, reference=found.row, value=-found.value, interval=(-high, -low))

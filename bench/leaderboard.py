@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS
+from bench.evidence import RUNS, machine_of
 from bench.spec import TIERS
 from bench.verdicts import WORDS
 
@@ -73,12 +73,6 @@ def lines(records: Iterable[Record], outcomes: Iterable[Outcome] = ()) -> tuple[
     groups.update({(*pair, "", "", ""): [] for pair in costs if pair not in ran})
     counts = _counts(outcomes)
     return _ranked([_line(key, group, costs.get(key[:2]), counts.get(key[:2], "")) for key, group in groups.items()])
-
-
-def machine_of(record: Record) -> str:
-    """What ran it, in a word: the name in the record's context."""
-    machine = record.context.get("machine", "")
-    return str(machine.get("name", "")) if isinstance(machine, Mapping) else str(machine)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.catalogue import catalogue
 from bench.claims import ClaimOutcome, decide
@@ -34,6 +34,9 @@ STYLES = {
     "stale": "yellow",
     "undertrained": "yellow",
 }
+
+
+Judged = TypeVar("Judged", Outcome, ClaimOutcome)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,22 @@ def of_paper(standing: Standing, paper: str) -> Standing:
         outcomes=tuple(outcome for outcome in standing.outcomes if outcome.paper == paper),
         claims=tuple(claim for claim in standing.claims if claim.paper == paper),
     )
+
+
+def cite(local: Standing, committed: Standing) -> Standing:
+    """The outcomes of this machine's records, each beside what the committed records say: alone where this machine has nothing to say."""
+    cells = tuple(_cited(ours, theirs) for ours, theirs in zip(local.outcomes, committed.outcomes, strict=True))
+    claims = tuple(_cited(ours, theirs) for ours, theirs in zip(local.claims, committed.claims, strict=True))
+    return replace(local, outcomes=cells, claims=claims)
+
+
+def _cited(ours: Judged, theirs: Judged) -> Judged:
+    """A verdict of one seed points to the committed one; a cell without a run here takes it over."""
+    if (ours.outcome, ours.measured) == (theirs.outcome, theirs.measured) or theirs.outcome == "not attempted":
+        return ours
+    if ours.outcome == "not attempted":
+        return replace(theirs, reason=f"committed records: {theirs.reason}")
+    return replace(ours, reason=f"{ours.reason}; committed records: {theirs.outcome}: {theirs.reason}")
 
 
 # ---- cells as text

@@ -6,8 +6,7 @@ from collections import defaultdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS
-from bench.leaderboard import machine_of
+from bench.evidence import RUNS, machine_of
 from bench.report import CLAIM_HEAD, HEAD, by_table, cells, claim_cells, number, tally
 from bench.report.plots import chart
 
@@ -81,7 +80,7 @@ def curves(records: Sequence[Record]) -> list[str]:
             groups[record.paper, record.tier, str(record.context.get("data", ""))].append(record)
     out = []
     for (paper, tier, data), found in sorted(groups.items()):
-        for measure, named in (("ap50", "AP50 on val"), ("ap", "AP on val"), ("loss", "loss")):
+        for measure, named in (("val_ap", "AP on val"), ("val_ap50", "AP50 on val"), ("loss", "loss")):
             series = {f"{record.row} s{record.seed}": _points(record.samples["curve"], measure) for record in found}
             out.append(chart(f"{paper}, {tier}, {data}: {named}", series, horizontal="images seen", vertical=named))
     return [drawing for drawing in out if drawing]

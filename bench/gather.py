@@ -1,0 +1,123 @@
+"""From folders to what can be judged: records with the predictions beside them, paired differences, the digests of now. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from bench.catalogue import built
+from bench.evidence import JUDGED_TIERS, Difference, Evidence
+from bench.published import Published
+from bench.records import read_record
+from bench.report import Standing, judge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.metrics.matches import Matches
+    from bench.records import Record
+    from bench.spec import Paper
+    from bench.types import GroundTruth, Predictions
+
+PAIRED = ("voc_ap50", "ap")  # measures whose differences are resampled
+SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record and where its predictions lie, if it has any."""
+
+    record: Record
+    predictions: Path | None
+
+
+def read_stored(folder: Path) -> tuple[Stored, ...]:
+    """Every record below a folder, by path: NAME.json beside NAME.parquet, or record.json beside predictions.parquet."""
+    return tuple(_stored(path) for path in sorted(folder.rglob("*.json")) if not path.name.startswith("."))
+
+
+def _stored(path: Path) -> Stored:
+    beside = path.with_name("predictions.parquet") if path.name == "record.json" else path.with_suffix(".parquet")
+    return Stored(read_record(path), beside if beside.exists() else None)
+
+
+def standing(stored: Sequence[Stored], *, digests: Mapping[str, str] | None = None) -> Standing:
+    """Every published cell and sentence judged by these records."""
+    return judge([each.record for each in stored], differences(stored), digests)
+
+
+# ---- digests
+
+
+def current_digests() -> dict[str, str]:
+    """Record id -> the digest that its run has now, for the costs and for the runs on the embedded dataset at each tier that is judged."""
+    from bench.plan import Choice, cost_digest, plan
+
+    found = {f"{paper.key}.{row.key}.cost": cost_digest(row) for paper in built().values() for row in paper.rows if row.build is not None}
+    for run in plan(built().values(), Choice("proxy")):
+        found[run.id] = run.digest
+    return found
+
+
+# ---- paired differences
+
+
+def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
+    """Row minus reference, for each row that shares at least two seeds with its reference on one machine and one dataset."""
+    where = {each.record.id: each.predictions for each in stored if each.predictions is not None}
+    found: list[Difference] = []
+    for key, paper in built().items():
+        own = tuple(each.record for each in stored if each.record.paper == key and each.record.id in where)
+        evidence = Evidence(paper, _no_print(paper), own)
+        for row in paper.rows:
+            for tier in JUDGED_TIERS:
+                pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
+                if len(pairs) > 1:
+                    found += [_difference(paper, pairs, measure, where) for measure in PAIRED]
+    return tuple(found)
+
+
+def _no_print(paper: Paper) -> Published:
+    return Published(paper.key, paper.title, "", (), (), ())
+
+
+def _pairs(evidence: Evidence, row: str, reference: str, tier: str) -> tuple[tuple[Record, Record], ...]:
+    """The runs of a row beside those of its reference, by seed, on the same images."""
+    others = {record.seed: record for record in evidence.runs(reference, tier)}
+    ours = [record for record in evidence.runs(row, tier) if record.seed in others]
+    return tuple((record, others[record.seed]) for record in ours if _images(record) == _images(others[record.seed]))
+
+
+def _images(record: Record) -> tuple[str, str]:
+    return str(record.context.get("data", "")), str(record.context.get("data_digest", ""))
+
+
+def _difference(paper: Paper, pairs: Sequence[tuple[Record, Record]], measure: str, where: Mapping[str, Path]) -> Difference:
+    from bench.metrics.bootstrap import seed_and_image_interval, smallest_detectable_difference
+
+    first = pairs[0][0]
+    truth = _truth(str(first.context.get("data", "scenes-v1")))
+    ours, theirs = ([_matches(measure, where[pair[side].id], truth) for pair in pairs] for side in (0, 1))
+    between = [a.values[measure] - b.values[measure] for a, b in pairs]
+    found = seed_and_image_interval(ours, theirs, samples=SAMPLES)
+    return Difference(
+        paper.key, first.row, pairs[0][1].row, measure, first.tier,
+        found.difference, (found.low, found.high), len(pairs), smallest_detectable_difference(between),
+    )  # fmt: skip
+
+
+@cache
+def _truth(data: str) -> GroundTruth:
+    from bench.datasets import open_split, parse_data
+
+    return open_split(parse_data(data), "test").ground_truth()
+
+
+def _matches(measure: str, path: Path, truth: GroundTruth) -> Matches:
+    from bench.metrics.matches import coco_matches, voc_matches
+    from bench.metrics.store import read_predictions
+
+    rules: dict[str, Callable[[Predictions, GroundTruth], Matches]] = {"ap": coco_matches, "voc_ap50": voc_matches}
+    return rules[measure](read_predictions(path), truth)
