@@ -11,32 +11,37 @@ _PAPER_BACKBONES = {"R50": Backbone((3, 4, 6, 3), 64), "R101": Backbone((3, 4, 2
 SCALES: dict[Tier, Scale] = {
     "smoke": Scale(
         tier="smoke",
-        width=0.5,
+        width=0.25,
         size=0.107,  # 600 px become 64
         backbones={"R50": Backbone((1, 1, 1, 1), 8), "R101": Backbone((1, 1, 2, 1), 8)},
         schedule=Schedule(images=64, decay_images=32, epoch_images=32, warmup_images=16, batch=8, rate=1e-3),
         rois=16,
         proposals=(32, 16),
         seeds=2,
+        finest=3,
+        single_map=2.0,
     ),
     "proxy": Scale(
         tier="proxy",
-        width=0.5,  # FPN 256 -> 128 channels, fc 1024 -> 512
+        width=0.25,  # stem 64 -> 16, fc 1024 -> 256; FPN 256 -> 128, the least that condensed heads take
         size=0.16,  # 600 px become 96, 800 px become 128
         backbones=_PROXY_BACKBONES,
         schedule=Schedule(images=8000, decay_images=4000, epoch_images=2000, warmup_images=800, batch=16, rate=1e-3),
         rois=32,
         proposals=(128, 64),
+        finest=3,
+        single_map=2.0,
     ),
     "real": Scale(
         tier="real",
-        width=0.5,
+        width=0.25,
         size=0.4,  # 600 px become 240
         backbones=_PROXY_BACKBONES,
         schedule=Schedule(images=3200, decay_images=1600, epoch_images=200, warmup_images=400, batch=8, rate=1e-3),
         rois=64,
         proposals=(256, 128),
         seeds=1,
+        finest=3,
         threads=2,
     ),
     "paper": Scale(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from implementations.layers.rpn import RPNConfig
@@ -29,6 +30,16 @@ def image_sides(request: Request) -> tuple[int, int]:
     return round(request.scale.pixels(request.setting.min_px)), round(request.scale.pixels(request.setting.max_px))
 
 
+def strides(request: Request) -> tuple[int, ...]:
+    """Of the pyramid's levels that RoIs are read from: 4 to 32 px in the papers."""
+    return tuple(1 << level for level in range(request.scale.finest, 6))
+
+
+def enlarged(request: Request) -> Request:
+    """The request with the pixels that a detector with one map of stride 16 is given."""
+    return replace(request, scale=replace(request.scale, size=request.scale.size * request.scale.single_map))
+
+
 def anchor_quota(request: Request) -> Quota:
     """Anchors trained on, an image: 256 in the papers, half of them positive."""
     return Quota(max(LEAST_SAMPLES, request.scale.rois // 2), 0.5)
@@ -40,9 +51,9 @@ def roi_quota(request: Request) -> Quota:
 
 
 def pyramid_rpn(request: Request) -> RPNConfig:
-    """One anchor side a level, five levels (FPN, section 4.1)."""
+    """One anchor side a level, five levels from P2 on (FPN, section 4.1)."""
     kept = request.scale.proposals
-    sizes = tuple((side,) for side in anchor_sides(request))
+    sizes = tuple((side,) for side in anchor_sides(request)[request.scale.finest - 2 :])
     return RPNConfig(request.scale.channels(256, least=LEAST_CHANNELS), sizes, RATIOS, kept, kept, anchor_quota(request))
 
 

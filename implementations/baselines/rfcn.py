@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from implementations.baselines.numbers import LEAST_CHANNELS, fc_width, image_sides, roi_quota, single_map_rpn
+from implementations.baselines.numbers import LEAST_CHANNELS, enlarged, fc_width, image_sides, roi_quota, single_map_rpn
 from implementations.layers.backbones import ResNet
 from implementations.layers.heads import HeadFactory, HeadShape
 from implementations.layers.pooling import Align
@@ -25,6 +25,7 @@ def rfcn(request: Request, *, head: HeadFactory | None = None) -> TwoStage:
 
     With `head`: C5 narrowed to 256 channels, RoIAlign, and that head with boxes for each class.
     """
+    request = enlarged(request)
     backbone = ResNet(request.scale.backbones[request.setting.backbone], outputs=2, dilated=True)
     stage, features = voting_stage(request, backbone.channels[-1]) if head is None else headed_stage(request, backbone.channels[-1], head)
     rpn = single_map_rpn(request)

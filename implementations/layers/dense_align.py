@@ -6,11 +6,35 @@ the map's area, so large maps go to torchvision's operator.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 LARGEST = 6000  # positions of a map up to which the products are the faster way: 60 x 80 still gains threefold, 200 x 304 loses
+
+
+class Take(torch.autograd.Function):
+    """Rows of x at places that are all different: its gradient is a plain copy, where that of indexing adds element by element."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        """Rows (N, ...) at places (M,) int64, no two alike -> (M, ...)."""
+        ctx.save_for_backward(places)
+        ctx.rows = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Put the gradient's rows where they came from."""
+        (places,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        return grad.new_zeros((ctx.rows, *grad.shape[1:])).index_copy_(0, places, grad), None
+
+
+def take(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of x at places that are all different."""
+    return Take.apply(x, places)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def weights(start: Tensor, extent: Tensor, *, side: int, length: int, samples: int) -> Tensor:
@@ -46,12 +70,14 @@ def _products(features: Tensor, slots: Tensor, most: int, matrices: tuple[Tensor
     flat = features.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
     strips = torch.bmm(spread_rows, flat).view(batch * most * side, width, channels)
     bins = torch.bmm(spread_columns.repeat_interleave(side, 0), strips)  # (batch * most * S, S, C)
-    return bins.view(batch * most, side, side, channels).index_select(0, slots).permute(0, 3, 1, 2)
+    return take(bins.view(batch * most, side, side, channels), slots).permute(0, 3, 1, 2)
 
 
 def align(features: Tensor, rois: Tensor, side: int, scale: float, samples: int) -> Tensor:
     """RoIAlign (not 'aligned', torchvision's default) of a map (B, C, H, W) at RoIs (R, 5) image x1 y1 x2 y2 -> (R, C, side, side)."""
     if features.device.type != "cpu" or features.shape[2] * features.shape[3] > LARGEST or not len(rois):
+        from torchvision.ops import roi_align  # here, not above: it takes as long to import as torch, and costs are counted without it
+
         return roi_align(features, rois, (side, side), scale, samples)
     start, end = rois[:, 1:3] * scale, rois[:, 3:5] * scale
     extent = (end - start).clamp_min(1)

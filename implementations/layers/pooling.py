@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from implementations.layers.boxes import area
-from implementations.layers.dense_align import align
+from implementations.layers.dense_align import align, take
 
 SAMPLES = 2  # bilinear samples of a bin, a side
 
@@ -47,4 +47,4 @@ class PyramidAlign:
             align(maps[i], rois[where], self.side, 1 / stride, SAMPLES) for i, (where, stride) in enumerate(zip(order, self.strides, strict=True))
         ]
         back = torch.empty_like(level).scatter_(0, torch.cat(order), torch.arange(len(level), device=level.device))
-        return torch.cat(found).index_select(0, back)
+        return take(torch.cat(found), back)
