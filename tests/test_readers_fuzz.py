@@ -54,7 +54,7 @@ def holds(text: str, path: Path) -> None:
         split = open_split(parse_data(text), "train")
     except UserError as error:
         said = str(error)
-        assert str(path) in said or said.startswith(str(path.parent)), said
+        assert said.startswith((f"{path}: ", f"{path.parents[2]}: the split")), said  # that no box is left is a fault of the whole VOC folder
         assert len(said.splitlines()) == 1, said
         assert len(said) < 1500, said
         said.encode()  # it can be printed

@@ -157,6 +157,7 @@ def _continue(archive: Archive, partial: Path, progress: Progress) -> None:
         with partial.open("ab" if append else "wb") as stream:
             while done < archive.size and (chunk := response.read1(CHUNK)):
                 stream.write(chunk[: archive.size - done])
+                stream.flush()  # so that a kill loses nothing that came
                 done = min(done + len(chunk), archive.size)
                 progress(archive.file, done, archive.size)
 
