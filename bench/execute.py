@@ -1,0 +1,219 @@
+"""Run -> record: the one impure step, and the only place that builds models. What stands is not done again; what was begun is resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save
+from torch import nn
+
+from bench import machine, places
+from bench.assemble import build_classifier, build_detector, open_fabric, start_from
+from bench.checkpoints import Progress as Learnt
+from bench.datasets import open_split
+from bench.digest import plain
+from bench.metrics import score_all
+from bench.metrics.store import write_predictions
+from bench.plan import Run, schedule_of
+from bench.predict import HASHED, detections_hash, predict
+from bench.pretrain import Pretrainer, accuracy, open_objects
+from bench.progress import Progress
+from bench.records import Record, read_record, write_atomically, write_record
+from bench.scales import SCALES
+from bench.spec import Paper
+from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
+from bench.types import GroundTruth, Split, Unavailable, UserError
+
+RECORD, WEIGHTS, PREDICTIONS, BEGUN = "record.json", "weights.safetensors", "predictions.parquet", "digest.txt"
+WATCHED = 200  # val images scored at the end of each epoch, for the curve
+SMOKE = 48  # images of a split that a smoke run looks at: it proves the path, its numbers say nothing
+CURVE = ("ap", "ap50")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What runs share: the papers, the weights given in place of a pretrained backbone, who watches."""
+
+    papers: Mapping[str, Paper]
+    init: Path | None = None
+    progress: Progress = field(default_factory=lambda: Progress("run"))
+
+
+def standing(run: Run) -> Record | None:
+    """The record that the run's folder holds, if it still stands."""
+    path = places.run_folder(run.id) / RECORD
+    record = read_record(path) if path.exists() else None
+    return record if record is not None and record.status != "failed" and run.digest in record.digests else None
+
+
+def execute(run: Run, setup: Setup) -> Record:
+    """The run's record: the one that stands, or a new one after the work is done or resumed.
+
+    TrainingError if a loss is not finite, after a record that says so; a detector that cannot learn gives a record that says why.
+    """
+    with _alone(run):
+        record = standing(run)
+        if record is None:
+            folder = _begin(run)
+            record = _attempt(run, setup)
+            write_record(record, folder / RECORD)
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # the weights stand; a plateau proof continues from CONSTANT
+        return record
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """One process at a time works on a run; another waits and then finds it done."""
+    lock = places.runs() / ".locks" / run.id
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _begin(run: Run) -> Path:
+    """The run's folder, without what another digest left there."""
+    folder = places.run_folder(run.id)
+    begun = folder / BEGUN
+    if not begun.exists() or begun.read_text() != run.digest:
+        for name in (RECORD, CHECKPOINT, CONSTANT, WEIGHTS, PREDICTIONS):
+            (folder / name).unlink(missing_ok=True)
+        write_atomically(begun, run.digest.encode())
+    return folder
+
+
+def _attempt(run: Run, setup: Setup) -> Record:
+    began = time.time()
+    scale = SCALES[run.tier]
+    fabric = open_fabric(machine.precision(), scale.threads)
+    blank = Record(run.id, run.kind, run.paper, run.row, run.tier, run.seed, "ok", "", run.digest, {}, context=_context(run, setup, fabric))
+    try:
+        record = (_pretrain if run.kind == "pretrain" else _detect)(run, setup, fabric, blank)
+    except Unavailable as reason:
+        record = replace(blank, status="skipped", reason=str(reason))
+    except TrainingError as error:
+        write_record(replace(blank, status="failed", reason=str(error)), places.run_folder(run.id) / RECORD)
+        raise
+    return replace(record, context=dict(record.context) | {"seconds": round(time.time() - began, 1)})
+
+
+def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
+    """What a number may not travel without."""
+    scale, row = SCALES[run.tier], None if run.kind == "pretrain" else setup.papers[run.paper].row(run.row)
+    schedule = schedule_of(run, row)
+    asked: dict[str, Any] = {} if row is None else {"arguments": plain(row.arguments), "setting": plain(row.setting)}
+    return asked | machine.source_state() | {
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "device": str(fabric.device),
+        "precision": machine.precision(),
+        "threads": scale.threads,
+        "batch": schedule.batch,
+        "data": run.data.name,
+        "needs": list(run.needs),
+        "init": setup.init.name if setup.init else "",
+        "schedule": asdict(schedule),
+        "scale": {key: value for key, value in plain(scale).items() if key not in {"", "schedule", "seeds"}},
+    }  # fmt: skip
+
+
+def _job(run: Run, setup: Setup, seed: int) -> Job:
+    row = None if run.kind == "pretrain" else setup.papers[run.paper].row(run.row)
+    start = places.run_folder(run.needs[0]) / CONSTANT if run.kind == "plateau" else None
+    if start is not None and not start.exists():
+        raise UserError(f"{start}: missing, so {run.id} has nothing to continue from; delete {start.parent} and run {run.needs[0]} again")
+    return Job(places.run_folder(run.id), schedule_of(run, row), seed, start=start)
+
+
+def _pretrain(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
+    job = _job(run, setup, run.seed)
+    setup.progress.phase("drawing objects")(0, 1)
+    split, held_out = open_objects(run.data, job.schedule.images)
+    model = Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed))
+    learnt = train(fabric, model, split, replace(job, on_step=_on_step(setup)))
+    digest = _keep_weights(run, model.classifier)
+    samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": digest}
+    return replace(blank, values={"top1": accuracy(model, held_out)}, samples=samples, context=_seen(blank, split, learnt))
+
+
+def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
+    learning, testing = open_split(run.data, "train"), open_split(run.data, "test")
+    limit = SMOKE if run.tier == "smoke" else len(testing)
+    detector = prepared(run, setup, len(learning.classes))
+    learnt = Learnt()
+    if run.kind != "transform":
+        watch = _watch(fabric, open_split(run.data, "val"), min(WATCHED, limit))
+        learnt = train(fabric, detector, learning, replace(_job(run, setup, run.seed), on_step=_on_step(setup), on_epoch=watch))
+    else:
+        fabric.setup_module(detector)  # to the device
+    samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, detector)}
+    samples["detections"] = detections_hash(fabric, detector, open_split(run.data, "val"))
+    found = predict(fabric, detector, testing, images=limit, on_images=setup.progress.phase("testing"))
+    values = score_all(write_predictions(places.run_folder(run.id) / PREDICTIONS, found), _first(testing.ground_truth(), limit))
+    context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None))}
+    return replace(blank, values=values, samples=samples, context=context)
+
+
+def prepared(run: Run, setup: Setup, classes: int) -> Any:
+    """The run's detector before it learns: built, and started from the weights that the run needs."""
+    row = setup.papers[run.paper].row(run.row)
+    given = {need: places.run_folder(need) / WEIGHTS for need in run.needs}
+    for need, path in given.items():
+        if not path.exists() and run.kind != "plateau":
+            raise UserError(f"{path}: missing, but {run.id} starts from it; next: leandet run {need}")
+    inputs = {need.split(".")[1]: path for need, path in given.items() if not need.startswith("pretrain.")}
+    detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
+    for path in [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else []):
+        start_from(detector, path)
+    return detector
+
+
+def load_weights(run: Run, detector: nn.Module) -> None:
+    """Put the weights that a run ended with into its detector."""
+    detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+
+
+def _keep_weights(run: Run, model: nn.Module) -> str:
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    write_atomically(places.run_folder(run.id) / WEIGHTS, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _watch(fabric: Fabric, split: Split, images: int) -> Callable[[nn.Module, int], dict[str, float]]:
+    """What the curve holds of each epoch: AP on the first val images, which chooses nothing."""
+    truth = _first(split.ground_truth(), images)
+
+    def measure(model: nn.Module, seen: int) -> dict[str, float]:  # noqa: ARG001 - the trainer's own count stands beside it
+        scores = score_all(predict(fabric, model, split, images=images), truth)
+        return {f"val_{key}": round(scores[key], 3) for key in CURVE if key in scores}
+
+    return measure
+
+
+def _first(truth: GroundTruth, images: int) -> GroundTruth:
+    """The ground truth of the first so many images of a split."""
+    known = truth.image_ids[:images]
+    kept = np.isin(truth.image, known)
+    return replace(
+        truth, image_ids=known, **{name: getattr(truth, name)[kept] for name in ("image", "boxes", "labels", "crowd", "difficult", "area")}
+    )
+
+
+def _on_step(setup: Setup) -> Callable[[int, int, float], None]:
+    tell = setup.progress.phase("training")
+    return lambda done, whole, _: tell(done, whole)
+
+
+def _seen(blank: Record, split: Split, learnt: Learnt) -> dict[str, Any]:
+    learning = {"images": learnt.images, "training_seconds": round(learnt.seconds, 1), "hashed_images": HASHED}
+    return dict(blank.context) | learning | {"data_digest": split.digest, "tested_on": split.name}

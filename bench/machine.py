@@ -1,0 +1,121 @@
+"""What ran it: the machine, the versions, the state of the source. Imports torch only to ask it, inside functions."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench import places
+
+PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "hotcoco", "leandet")
+BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without either a CPU emulates bfloat16, slower than float32
+BF16_GAIN = 1.2  # times as fast, so that one noisy measurement does not decide
+
+
+@functools.cache
+def describe() -> dict[str, Any]:
+    """The machine in words and numbers that identify it to a reader; no host name and no path."""
+    cpu, gpus = _cpu(), _gpus()
+    name = re.sub(r"[^a-z0-9]+", "-", f"{'-'.join(gpus) or cpu}-x{len(gpus) or cores()}".lower()).strip("-")
+    return {"name": name, "cpu": cpu, "cores": cores(), "memory_gb": memory_gb(), "gpus": gpus, "system": f"{platform.system()} {platform.machine()}"}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> int:
+    """Physical memory, rounded to whole GB; 0 where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    found = re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def _cpu() -> str:
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return re.sub(r"\((R|TM)\)|CPU|Processor|@", " ", name).replace("  ", " ").strip()
+
+
+def _gpus() -> list[str]:
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        listed = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - a fixed command
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
+
+
+def installed(package: str) -> str:
+    """A package's version; "missing" where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def git(*arguments: str) -> str | None:
+    """What git says about the checkout; None where there is no git or no checkout."""
+    try:
+        said = subprocess.run(["git", *arguments], cwd=places.SOURCE, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603, S607
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None
+
+
+@functools.cache
+def source_state() -> dict[str, Any]:
+    """The commit, and whether the code that runs differs from it."""
+    return {"commit": git("rev-parse", "HEAD") or "", "dirty": bool(git("status", "--porcelain", "--", "bench", "implementations"))}
+
+
+@functools.cache
+def precision() -> str:
+    """Fabric's name of the precision to train in: bfloat16 where the hardware has it and a probe finds it faster, else float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if BF16_FLAGS & set(_cpuinfo("flags").split()) and bf16_gain() > BF16_GAIN else "32-true"
+
+
+@functools.cache
+def bf16_gain() -> float:
+    """How many times as fast a convolution runs forward and backward in bfloat16 as in float32, on the CPU with this process's threads."""
+    import time
+
+    import torch
+
+    layer, pixels = torch.nn.Conv2d(64, 64, 3, padding=1), torch.rand(8, 64, 32, 32)
+
+    def seconds(enabled: bool) -> float:
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            layer(pixels).sum().backward()
+        return time.perf_counter() - began
+
+    for enabled in (False, True):  # the first pass of each also chooses its kernels
+        seconds(enabled)
+    plain, halved = (min(seconds(enabled) for _ in range(5)) for enabled in (False, True))
+    return plain / halved
