@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import ps_roi_align
 
 from implementations.layers.heads import HeadOutput, HeadShape
 
@@ -57,6 +56,8 @@ class PositionAlign:
 
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """The last map (B, D * side * side, H, W) and RoIs (R, 5) -> (R, D, side, side)."""
+        from torchvision.ops import ps_roi_align  # here, not above: it takes as long to import as torch, and costs are counted without it
+
         return ps_roi_align(maps[-1].float(), rois, self.side, 1 / self.stride, SAMPLES)
 
 

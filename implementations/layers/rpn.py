@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import batched_nms
 
 from implementations.layers.anchors import Anchors
 from implementations.layers.boxes import clip, decode, encode, large_enough
@@ -99,6 +98,8 @@ class RPN(nn.Module):
 
     def propose(self, scored: Scored, sizes: Tensor) -> Proposals:
         """The best anchors of each level, decoded, clipped, suppressed within their level, and the best of all levels."""
+        from torchvision.ops import batched_nms  # here, not above: it takes as long to import as torch, and costs are counted without it
+
         mode = 0 if self.training else 1
         index, level = best_of_levels(scored.logits, scored.levels, self.config.candidates[mode])
         boxes = clip(decode(matched(scored.deltas, index), scored.anchors[index], WEIGHTS), sizes.unsqueeze(1))
