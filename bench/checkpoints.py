@@ -35,8 +35,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put a checkpoint's tensors back; returns its progress."""
     with safe_open(path, "pt") as stored:
-        # Cloned: the file's memory is unaligned, and a fused step on it crashes.
-        tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 - not a dict
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
         progress = Progress(**json.loads(stored.metadata()["progress"]))
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
     states: dict[int, dict[str, Tensor]] = {}

@@ -142,7 +142,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     main = replace(main, digest=_digest(main, row, inputs, choice.init))
     yield main
     if row.headline and trains and seed == 0 and choice.tier in {"proxy", "smoke"} and choice.data == SCENES:
-        proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name,))
+        proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name, *main.needs))
         yield replace(proof, digest=_digest(proof, row, [main], None))
 
 
