@@ -5,12 +5,10 @@ import io
 import json
 import shutil
 import socket
-import stat
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +20,7 @@ from PIL import Image
 
 from bench.datasets import download as downloads
 from bench.datasets import open_split, parse_data
-from bench.datasets.archives import DOWNLOADS, Archive, Download, unpack
+from bench.datasets.archives import DOWNLOADS, Archive, Download
 from bench.datasets.download import download, get
 from bench.types import UserError
 
@@ -82,19 +80,17 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def tar_of(members: dict[str, bytes], *special: tarfile.TarInfo) -> bytes:
+def tar_of(members: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as opened:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             opened.addfile(info, io.BytesIO(content))
-        for info in special:
-            opened.addfile(info)
     return stream.getvalue()
 
 
-def zip_of(members: dict[str | zipfile.ZipInfo, bytes]) -> bytes:
+def zip_of(members: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as opened:
         for name, content in members.items():
@@ -217,11 +213,6 @@ def test_room_is_checked_before_anything_is_asked_for(server, tmp_path):
     assert "are needed" in text
     assert "make room or give another folder" in text
     assert server.ranges == []
-    archive = tmp_path / "x.tar"
-    archive.write_bytes(content)
-    assert "unpacking needs" in message(lambda: unpack(archive, tmp_path / "out", room=300_000))  # 300,001 bytes are in it
-    assert not (tmp_path / "out").exists()
-    unpack(archive, tmp_path / "out", room=300_001)
 
 
 def test_room_counts_what_is_there_already(server, tmp_path, monkeypatch):
@@ -246,60 +237,11 @@ def test_a_disk_that_fills_up(server, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def zip_link(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name)
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info
-
-
-UNSAFE = {
-    "tar, parent": tar_of({"kit/set/a": b"1", "../evil": b"2"}),
-    "tar, deep parent": tar_of({"kit/set/../../../evil": b"2"}),
-    "tar, absolute": tar_of({"/tmp/evil": b"2"}),
-    "tar, backslash": tar_of({"..\\evil": b"2"}),
-    "tar, symbolic link": tar_of({}, special("kit/set", tarfile.SYMTYPE, "/tmp")),
-    "tar, link inside": tar_of({}, special("kit/set/a", tarfile.SYMTYPE, "b")),
-    "tar, hard link": tar_of({}, special("kit/set/a", tarfile.LNKTYPE, "../../../etc/passwd")),
-    "tar, device": tar_of({}, special("kit/set/a", tarfile.CHRTYPE)),
-    "tar, pipe": tar_of({}, special("kit/set/a", tarfile.FIFOTYPE)),
-    "zip, parent": zip_of({"kit/set/a": b"1", "../evil": b"2"}),
-    "zip, absolute": zip_of({"/tmp/evil": b"2"}),
-    "zip, drive": zip_of({"c:evil": b"2"}),
-    "zip, link": zip_of({zip_link("kit/set/a"): b"/etc/passwd"}),
-}
-
-
-@pytest.mark.parametrize("content", UNSAFE.values(), ids=UNSAFE)
-def test_unsafe_archives_write_nothing(server, tmp_path, content):
+def test_an_unsafe_archive_puts_nothing_in_place(server, tmp_path):
     home = tmp_path / "one/two"
-    text = message(fetch, offer(server, content), home)
-    assert "nothing was unpacked" in text
-    assert "part0.tar: entry '" in text
+    text = message(fetch, offer(server, tar_of({"kit/set/a": b"1", "../evil": b"2"})), home)
+    assert "part0.tar: entry '../evil' is a name that leads outside" in text
     assert left(tmp_path) == {"one/two/.download/part0.tar"}
-
-
-BROKEN = {
-    "no archive": b"hello" * 1000,
-    "empty": b"",
-    "tar cut off": tar_of(CONTENT)[:200_000],
-    "zip cut off": zip_of({"kit/set/a": NOISE})[:200_000],
-    "zip with a wrong byte": zip_of({"kit/set/a": NOISE}).replace(NOISE[1000:1010], b"0123456789"),
-    "tar, a name twice": tar_of({"kit/set/a": b"1"})[:1024] + tar_of({"kit/set/a": b"2"}),
-    "tar, a file as a folder": tar_of({"kit/set": b"1", "kit/set/a": b"2"}),
-}
-
-
-@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_broken_archives_are_named(tmp_path, content):
-    archive = tmp_path / "x.tar"
-    archive.write_bytes(content)
-    assert "x.tar: broken or not an archive" in message(lambda: unpack(archive, tmp_path / "out", room=10**9))
 
 
 def test_an_archive_without_what_it_should_hold(server, tmp_path):
@@ -417,12 +359,3 @@ def test_the_table_is_well_formed():
             assert len(bytes.fromhex(digest)) * 2 == lengths[algorithm]
             assert archive.size > 10**8
     assert "voc2007, voc2012, coco2017" in message(download, "imagenet", Path())
-
-
-def test_a_tar_of_many_files_is_unpacked_fast(tmp_path):
-    archive = tmp_path / "x.tar"
-    archive.write_bytes(tar_of({f"kit/{at:05d}.jpg": b"x" * 100 for at in range(2000)}))
-    start = time.process_time()
-    unpack(archive, tmp_path / "out", room=10**9)
-    assert time.process_time() - start < 5  # linear in the number of files
-    assert len(list((tmp_path / "out/kit").iterdir())) == 2000
