@@ -135,21 +135,29 @@ def _job(run: Run, setup: Setup, seed: int) -> Job:
     return Job(places.run_folder(run.id), schedule_of(run, row), seed, start=start)
 
 
+def opening(run: Run, setup: Setup) -> tuple[Any, Split]:
+    """The model of a run before its first step, and the split that it learns from."""
+    if run.kind == "pretrain":
+        split, _ = open_objects(run.data, schedule_of(run, None).images)
+        return Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed)), split
+    learning = open_split(run.data, "train")
+    return prepared(run, setup, len(learning.classes)), learning
+
+
 def _pretrain(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
-    job = _job(run, setup, run.seed)
+    job = replace(_job(run, setup, run.seed), on_step=_on_step(setup))
     setup.progress.phase("drawing objects")(0, 1)
-    split, held_out = open_objects(run.data, job.schedule.images)
-    model = Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed))
-    learnt = train(fabric, model, split, replace(job, on_step=_on_step(setup)))
-    digest = _keep_weights(run, model.classifier)
-    samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": digest}
+    model, split = opening(run, setup)
+    learnt = train(fabric, model, split, job)
+    samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, model.classifier)}
+    _, held_out = open_objects(run.data, job.schedule.images)
     return replace(blank, values={"top1": accuracy(model, held_out)}, samples=samples, context=_seen(blank, split, learnt))
 
 
 def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
-    learning, testing = open_split(run.data, "train"), open_split(run.data, "test")
+    testing = open_split(run.data, "test")
     limit = SMOKE if run.tier == "smoke" else len(testing)
-    detector = prepared(run, setup, len(learning.classes))
+    detector, learning = opening(run, setup)
     learnt = Learnt()
     if run.kind != "transform":
         watch = _watch(fabric, open_split(run.data, "val"), min(WATCHED, limit))

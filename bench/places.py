@@ -34,3 +34,13 @@ def local_results() -> Path:
 def committed_records() -> Path:
     """Records and predictions that are in git, one folder a machine."""
     return home() / "results" / "records"
+
+
+def local_scores() -> Path:
+    """Rows made from anybody's results files."""
+    return local_results() / "scores"
+
+
+def costs() -> Path:
+    """Cost records of this checkout."""
+    return runs() / "costs"

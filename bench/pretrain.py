@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Objects:
         return GroundTruth(rows, rows, boxes, self._labels, no, no, np.full(self.count, float(SIDE**2)), self.classes)
 
 
+@lru_cache(maxsize=1)
 def open_objects(data: Data, images: int) -> tuple[Objects, Objects]:
     """Objects to learn from, no more than so many images can show, and objects to test on; drawn at once, a minute at full size."""
     learnt = min(images, OBJECTS)

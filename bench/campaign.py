@@ -1,0 +1,82 @@
+"""Many runs, one after another or several at once; each is a process of its own or this one. No torch until a run starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from bench import machine, places
+from bench.catalogue import built
+from bench.orders import remaining
+from bench.plan import Choice, Run, quick, row_of, schedule_of
+from bench.progress import Progress, showing
+from bench.types import UserError
+
+
+def images_of(run: Run) -> int:
+    """How many images a run will see; 0 if it does not learn."""
+    if run.kind == "transform":
+        return 0
+    schedule = schedule_of(run, row_of(built(), run))
+    return schedule.images + schedule.decay_images
+
+
+def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
+    """Do the runs in this process, in order; what stands is left as it is."""
+    todo = remaining(runs)
+    if not todo:
+        return
+    from bench.execute import Setup, execute
+
+    with showing(quiet=quiet) as show:
+        for run in todo:
+            place, whole = _place(run, runs)
+            later = sum(images_of(other) for other in remaining(whole) if other.id != run.id)
+            progress = Progress(run.id, place, later, show)
+            execute(run, Setup(built(), choice.init, progress))
+
+
+def _place(run: Run, runs: Sequence[Run]) -> tuple[tuple[int, int], Sequence[Run]]:
+    """(place, number) of a run, and the runs it is counted among: those asked for, or, asked for alone, the quick ones or all of its tier."""
+    whole = runs
+    if len(remaining(runs)) <= 1 and run.tier in {"proxy", "smoke"}:
+        among = quick(built().values(), run.tier)
+        whole = among if run.id in {each.id for each in among} else runs
+    left = [each.id for each in remaining(whole)]
+    return (len(whole) - len(left) + (left.index(run.id) if run.id in left else 0) + 1, len(whole)), whole
+
+
+def at_once(runs: Sequence[Run], options: Sequence[str], jobs: int) -> list[str]:
+    """Do the runs as processes, `jobs` at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
+    waiting, failed = {run.id: run for run in remaining(runs)}, list[str]()
+    underway: dict[Future[int], str] = {}
+    with ThreadPoolExecutor(max_workers=jobs) as workers:
+        while waiting or underway:
+            for name, run in list(waiting.items()):
+                if any(need in failed for need in run.needs):
+                    failed.append(waiting.pop(name).id)
+                elif len(underway) < jobs and not any(need in waiting or need in underway.values() for need in run.needs):
+                    underway[workers.submit(_process, waiting.pop(name).id, options)] = name
+            done, _ = wait(underway, return_when=FIRST_COMPLETED)
+            for future in done:
+                name = underway.pop(future)
+                failed += [name] if future.result() else []
+                print(f"leandet: {name} {'failed' if name in failed else 'done'}, {len(waiting) + len(underway)} to go", file=sys.stderr, flush=True)  # noqa: T201
+    return failed
+
+
+def _process(name: str, options: Sequence[str]) -> int:
+    log = places.runs() / ".logs" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", "bench.cli", "run", name, *options]
+        return subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode  # noqa: S603 - our own command
+
+
+def jobs_allowed(jobs: int) -> int:
+    """The number of processes; UserError if it is not one."""
+    if not 1 <= jobs <= 4 * machine.cores():
+        raise UserError(f"--jobs {jobs}: allowed: 1 to {4 * machine.cores()} on this machine")
+    return jobs

@@ -1,0 +1,88 @@
+"""From this machine's runs to the committed records, and from the committed records to the committed tables. No torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from bench import machine, places
+from bench.gather import Stored, current_digests, read_stored, standing
+from bench.records import Record, write_record
+from bench.report import Standing, cite, render
+from bench.types import UserError
+
+PUBLISHED_TIERS = ("", "proxy", "real", "paper")  # a smoke run proves a path, not a number
+
+
+def local() -> tuple[Stored, ...]:
+    """What this machine has measured: its runs, costs and scores; a half-written run has no record and so is not there."""
+    return tuple(each for folder in (places.runs(), places.local_scores()) if folder.exists() for each in read_stored(folder) if _counts(each.record))
+
+
+def committed() -> tuple[Stored, ...]:
+    """What is in git."""
+    folder = places.committed_records()
+    return read_stored(folder) if folder.exists() else ()
+
+
+def _counts(record: Record) -> bool:
+    return record.tier in PUBLISHED_TIERS
+
+
+def local_standing() -> Standing:
+    """Every cell judged by this machine's records, citing the committed ones."""
+    digests = current_digests()
+    return cite(standing(local(), digests=digests), standing(committed(), digests=digests))
+
+
+def committed_standing() -> Standing:
+    """Every cell judged by the committed records alone."""
+    return standing(committed(), digests=current_digests())
+
+
+def publish(*, allow_dirty: bool = False) -> list[Path]:
+    """Copy what stands here into results/records/<machine>/ and render the committed tables anew; returns the paths written.
+
+    UserError on a dirty tree: a record must name the commit that made it.
+    """
+    dirty = machine.git("status", "--porcelain", "--", ".", ":!results", ":!dvc.lock")
+    if dirty and not allow_dirty:
+        first = dirty.splitlines()[0].strip()
+        raise UserError(f"publish: the tree is dirty ({first}, {len(dirty.splitlines())} in all); commit or drop these changes, or add --allow-dirty")
+    digests = current_digests()
+    taken = [each for each in local() if _stands(each.record, digests)]
+    written = [path for each in taken for path in _copy(each)]
+    return [*written, *render(committed_standing(), places.home() / "results")]
+
+
+def _stands(record: Record, digests: Mapping[str, str]) -> bool:
+    """Whether a record is of the code as it is; what no plan names (other data, a score) stands as it is."""
+    return record.id not in digests or digests[record.id] in record.digests
+
+
+def _copy(stored: Stored) -> list[Path]:
+    record = stored.record
+    about = record.context.get("machine", {})
+    name = about.get("name", "any") if isinstance(about, Mapping) else "any"
+    target = places.committed_records() / str(name if record.kind != "cost" else "costs") / f"{record.id}.json"
+    parquet = target.with_suffix(".parquet")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if stored.predictions is not None:
+        partial = parquet.with_name(f".{parquet.name}.part")
+        shutil.copyfile(stored.predictions, partial)
+        partial.replace(parquet)
+    write_record(record, target)
+    return [target, *([parquet] if stored.predictions is not None else [])]
+
+
+def rescore(stored: Stored) -> Record:
+    """The record with its numbers computed anew from its stored predictions: a new metric re-runs no model."""
+    from bench.datasets import open_split, parse_data
+    from bench.metrics import score_all
+    from bench.metrics.store import read_predictions
+
+    assert stored.predictions is not None, f"{stored.record.id} has no predictions"
+    truth = open_split(parse_data(str(stored.record.context["data"])), "test").ground_truth()
+    return replace(stored.record, values=score_all(read_predictions(stored.predictions), truth))
