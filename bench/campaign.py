@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from bench import machine, places
 from bench.catalogue import built
@@ -48,8 +49,9 @@ def _place(run: Run, runs: Sequence[Run]) -> tuple[tuple[int, int], Sequence[Run
     return (len(whole) - len(left) + (left.index(run.id) if run.id in left else 0) + 1, len(whole)), whole
 
 
-def at_once(runs: Sequence[Run], options: Sequence[str], jobs: int) -> list[str]:
+def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     """Do the runs as processes, `jobs` at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
+    options = _options(choice)
     waiting, failed = {run.id: run for run in remaining(runs)}, list[str]()
     underway: dict[Future[int], str] = {}
     with ThreadPoolExecutor(max_workers=jobs) as workers:
@@ -67,6 +69,11 @@ def at_once(runs: Sequence[Run], options: Sequence[str], jobs: int) -> list[str]
     return failed
 
 
+def _options(choice: Choice) -> list[str]:
+    data = ",".join(f"{key}={value}" for key, value in choice.data.parts) or choice.data.name
+    return ["--data", data, *(["--init", str(choice.init)] if choice.init else [])]
+
+
 def _process(name: str, options: Sequence[str]) -> int:
     log = places.runs() / ".logs" / f"{name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -80,3 +87,10 @@ def jobs_allowed(jobs: int) -> int:
     if not 1 <= jobs <= 4 * machine.cores():
         raise UserError(f"--jobs {jobs}: allowed: 1 to {4 * machine.cores()} on this machine")
     return jobs
+
+
+@contextmanager
+def downloading() -> Iterator[Callable[[str, int, int], None]]:
+    """What shows the progress of a download."""
+    with showing() as show:
+        yield lambda what, done, whole: show(f"{what}: {done / 1e6:.0f} of {whole / 1e6:.0f} MB", done / max(1, whole))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 
 from bench import machine, places
 from bench.types import UserError
 
-PAIRS_FROM = (2, 8, 23)  # torch 2.8 goes with torchvision 0.23, 2.9 with 0.24, and so on
 ROOM_GB = 5  # runs, DVC's cache and drawings of everything
 MEMORY_GB = 4
 
@@ -41,9 +42,8 @@ def checks() -> Iterator[Check]:
     yield Check("data", "scenes-v1 (drawn on the fly, nothing to download); any other by --data, VOC and COCO by `leandet download`")
 
 
-def _numbers(version: str) -> tuple[int, int]:
-    major, minor, *_ = (version.split("+", maxsplit=1)[0] + ".0").split(".")
-    return int(major), int(minor)
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+", maxsplit=1)[0].split(".")[:3] if part.isdigit())
 
 
 def _torch() -> Iterator[Check]:
@@ -51,9 +51,14 @@ def _torch() -> Iterator[Check]:
     if "missing" in (ours, theirs):
         yield Check("torch", f"{ours}, torchvision {theirs}", "pip install torch torchvision, both from the same registry")
         return
-    wanted = PAIRS_FROM[2] + _numbers(ours)[1] - PAIRS_FROM[1]
-    matched = _numbers(ours)[0] != PAIRS_FROM[0] or _numbers(theirs) == (0, wanted)
-    remedy = "" if matched else f"torch {ours} goes with torchvision 0.{wanted}: pip install torch=={ours.split('+')[0]} torchvision==0.{wanted}.*"
+    said = next((need for need in metadata.requires("torchvision") or () if need.startswith("torch") and "extra" not in need), "")
+    bounds = re.findall(r"(==|>=)\s*([\d.]+)", said)
+    wrong = [limit for relation, limit in bounds if (_numbers(ours) != _numbers(limit) if relation == "==" else _numbers(ours) < _numbers(limit))]
+    remedy = f"this torchvision wants {said}: pip install torch=={wrong[0]} torchvision=={theirs}" if wrong else ""
+    if ("+cpu" in ours) != ("+cpu" in theirs):
+        remedy = (
+            "a CPU-only torch beside the registry's torchvision fails at import: pip install --force-reinstall torch torchvision, both from one index"
+        )
     yield Check("torch", f"{ours}, torchvision {theirs}", remedy)
     yield _imports(ours)
 

@@ -1,0 +1,58 @@
+"""Which records to replay, and what came of it, a line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import places
+from bench.campaign import here
+from bench.catalogue import built
+from bench.orders import with_needs
+from bench.plan import Choice, Run, plan
+from bench.records import Record, read_record
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LEARNT = ("train", "plateau", "pretrain", "transform")
+
+
+def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str], bool]:
+    """(a line each, whether any replay differed) for the records of these ids, or for those that are stale."""
+    from bench.attest import attest
+
+    runs = {run.id: run for run in plan(built().values(), Choice("proxy"))}
+    lines, failed = list[str](), False
+    for name in ids or _chosen(runs, one_a_paper=one_a_paper):
+        run = runs.get(name) or with_needs(name, Choice())[-1]
+        here([need for need in with_needs(name, Choice()) if need.id in run.needs and need.kind == "pretrain"], Choice(), quiet=True)
+        for path in _files(name):
+            found = attest(run, read_record(path), path)
+            lines.append(f"{name}: {'attested' if found.equal else 'DIFFERS, its cells are stale until it is run again'}: {found.said}")
+            failed = failed or not found.equal
+    return lines or ["no record is stale: nothing to attest"], failed
+
+
+def _files(name: str) -> list[Path]:
+    local = places.run_folder(name) / "record.json"
+    found = [*sorted(places.committed_records().rglob(f"{name}.json")), *([local] if local.exists() else [])]
+    if not found:
+        raise UserError(f"{name!r}: no record of it to attest; `leandet run {name}` makes one")
+    return found
+
+
+def _records() -> dict[str, Record]:
+    folders = [places.committed_records(), places.runs()]
+    paths = [path for folder in folders if folder.exists() for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".")]
+    found = [read_record(path) for path in paths if path.name != "plan.json"]
+    return {record.id: record for record in found if record.kind in LEARNT and record.status == "ok"}
+
+
+def _chosen(runs: Mapping[str, Run], *, one_a_paper: bool) -> list[str]:
+    records = {name: record for name, record in _records().items() if name in runs}
+    if not one_a_paper:
+        return [name for name, record in records.items() if runs[name].digest not in record.digests]
+    first = {record.paper: name for name, record in sorted(records.items(), reverse=True) if record.kind == "train"}
+    return sorted(first.values())
