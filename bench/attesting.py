@@ -46,7 +46,7 @@ def _files(name: str) -> list[Path]:
 def _records() -> dict[str, Record]:
     folders = [places.committed_records(), places.runs()]
     paths = [path for folder in folders if folder.exists() for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".")]
-    found = [read_record(path) for path in paths if path.name != "plan.json"]
+    found = [read_record(path) for path in paths]
     return {record.id: record for record in found if record.kind in LEARNT and record.status == "ok"}
 
 

@@ -75,7 +75,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
     init: Init = "",
     write: Annotated[bool, typer.Option("--write", help="Write dvc.yaml: the stages that `dvc repro` runs.")] = False,
     digests: Annotated[
-        bool, typer.Option("--digests", help="Write runs/plan.json, from which DVC sees what has changed (its first stage does this).")
+        bool, typer.Option("--digests", help="Write runs/.plan.json, from which DVC sees what has changed (its first stage does this).")
     ] = False,
 ) -> None:
     """Which runs there are to do, in order, and how each stands; runs nothing."""

@@ -1,6 +1,6 @@
 """dvc.yaml from the plan, and the file of digests by which DVC sees what has changed. No torch.
 
-The first stage writes runs/plan.json, a digest for each run; every other stage depends on its own entry there. So an edit re-runs what it
+The first stage writes runs/.plan.json, a digest for each run; every other stage depends on its own entry there. So an edit re-runs what it
 touches and nothing else, and what DVC has to look at stays small enough to answer "nothing to do" in seconds.
 """
 
@@ -16,7 +16,7 @@ from bench.digest import WHOLE, closure, digest
 from bench.plan import Choice, Run, cost_digest, plan, quick
 from bench.records import write_atomically
 
-PLAN = "runs/plan.json"
+PLAN = "runs/.plan.json"
 HEAD = """\
 # Written by `leandet plan --write`; a test holds that it is current. Do not edit.
 # runs/ is in no commit. `persist` keeps checkpoints when a stage runs again; what stands is not done again (see CONTRIBUTING.md).
@@ -31,7 +31,7 @@ def runs_of(choice: Choice) -> tuple[Run, ...]:
 
 
 def write_digests(choice: Choice) -> Path:
-    """Write runs/plan.json: the digest of each run, of the costs, and of what renders; unchanged content leaves the file as it is."""
+    """Write runs/.plan.json: the digest of each run, of the costs, and of what renders; unchanged content leaves the file as it is."""
     tree: dict[str, object] = {"costs": _costs_digest(), "shown": digest({}, closure(SHOWN))}
     for run in runs_of(choice):
         _put(tree, run.id.split("."), run.digest)
