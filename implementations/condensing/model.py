@@ -3,23 +3,25 @@
 Features of a RoI -> concentration -> K confidence maps -> key-part modelling + global modelling -> one fully connected layer -> classes, boxes.
 
 Where the paper and its code differ (the default first; each is a field of `Condensing`):
-- `source`: Eq. 8 and 9 model X, the RoI features; Section 3.2.2 ("cues for detection"), Figure 2 ("to refine input features") and the code take
-  the concentrated features. As the paper says both, the code decides: "concentrated"; "input" is the letter of Eq. 8 and 9.
-- `reduction`: Eq. 6 and 7 print sums, the code takes means over all entries. Default "mean": a sum's scale would follow the number of RoIs, which
-  the paper does not state. The divisor counts every RoI, never the positives, so two processes agree with one.
+- `rectify`: Eq. 4 stands on the 1x1 convolution's output; the code has a ReLU between them, which the paper does not print. With it no confidence is
+  below 0.5 / 1.1, so neither loss can be met (background cannot reach 0, K maps cannot sum to 1), and under AdamW all maps were dead within 40 steps.
+  Default False, the paper; True is the code.
+- `reduction`: Eq. 6 and 7 print sums over RoIs and maps, the code takes means over all entries. A sum's scale would follow the batch, so the default
+  "rois" divides the printed sums by the number of RoIs, which keeps the paper's ratio of L_d to L_u; "mean" is the code (L_d is K times lighter);
+  "sum" is the letter. The divisor counts every RoI, never the positives, so two processes agree with one.
 - `margins`: Eq. 6 says smooth L1 of confidence and label; the code multiplies both by 0.5, or by 1.0 where the entry is on the wrong side of 0.5,
   and has beta 0.05. The paper gives no beta, so the code's form is the default; False is Eq. 6 with beta 1.
-- `weight`: Eq. 5 adds both losses unweighted to the detector's; the code counts them 0.03, needed beside means as beside sums.
+- `weight`: Eq. 5 adds both losses unweighted to the detector's, whose own normalisation it does not give; the code counts them 0.03: so here.
+- `source`: Eq. 8 and 9 model X, the RoI features; Section 3.2.2 ("cues for detection"), Figure 2 ("to refine input features") and the code take
+  the concentrated features. As the paper says both, the code decides: "concentrated"; "input" is the letter of Eq. 8 and 9.
 - `channel_first`: Eq. 9 and the code pool before the 1x1 convolution; the printed GMAC need it before the pooling. A 1x1 convolution commutes with
   average pooling and the ReLU comes last in both orders, so both are the same function; True exists for counting only.
 
-What the paper leaves out and the code decides: a ReLU after every convolution and before the first of a block and of the maps; dilation 1, 3, 3, 3
-and groups of eight; the maps enter the vector after their ReLU and before the squashing; dropout 0.01.
+What the paper leaves out and the code decides: a ReLU before and after every convolution of a block, before the prediction and after the global 1x1;
+dilation 1, 3, 3, 3 and groups of eight; the maps enter the vector after a ReLU and before the squashing; dropout 0.01.
 
 What neither says, decided here:
-- Only truncated maximum regularisation and `linear` stand on the rectified maps; `sigmoid` and `softmax` stand on the raw ones, since a sigmoid of a
-  rectified value cannot fall below one half and L_d could never be met on background.
-- The convolutions start Kaiming normal (fan out), the map prediction N(0, 0.01): Section 3.2.2 wants c "around 0 at the start of training".
+- The convolutions start Kaiming normal (fan out), the prediction N(0, 0.01): Section 3.2.2 wants c "around 0 at the start of training".
 - Without key parts (`key_parts=0`) or without global modelling (`length=0`) the vector is what is left.
 - The code may train the original head beside the condensed one as an auxiliary; the paper does not mention it and it is left out.
 """
@@ -55,8 +57,9 @@ class Condensing:
     uniqueness: bool = True  # train with L_u
     fully_connected: bool = True  # False: classes and boxes stand on the vector itself (R-FCN)
     source: Literal["concentrated", "input"] = "concentrated"
+    rectify: bool = False  # a ReLU between the prediction and the squashing
     channel_first: bool = False
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Literal["rois", "mean", "sum"] = "rois"
     margins: bool = True
     weight: float = 0.03  # of L = L_d + L_u beside the detector's own losses
 
@@ -83,10 +86,10 @@ def _softmax(confidence: Tensor) -> Tensor:
     return confidence.flatten(-2).softmax(dim=-1).view_as(confidence)
 
 
-SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {  # of raw maps (R, K, S, S); Table 1
-    "tmr": lambda raw: truncated_maximum(raw.relu()),
-    "linear": lambda raw: raw.relu(),
-    "sigmoid": lambda raw: raw.sigmoid(),
+SQUASHES: dict[str, Callable[[Tensor], Tensor]] = {  # of maps (R, K, S, S); Table 1
+    "tmr": truncated_maximum,
+    "linear": lambda maps: maps,
+    "sigmoid": torch.sigmoid,
     "softmax": _softmax,
 }
 
@@ -112,7 +115,7 @@ class KeyParts:
     """What OKPD-Net finds in R RoIs of S x S cells."""
 
     features: Tensor  # (R, C, S, S), concentrated
-    maps: Tensor  # (R, K, S, S), rectified, not squashed
+    maps: Tensor  # (R, K, S, S), rectified, not squashed: what the vector takes
     confidence: Tensor  # (R, K, S, S), squashed
     positions: Tensor  # (R, K) int64, the cell of each map's maximum, row * S + column: p_k
 
@@ -120,29 +123,33 @@ class KeyParts:
 class OKPDNet(nn.Module):
     """The object key part discovery network: concentration, then a 1x1 convolution to one confidence map a key part."""
 
-    def __init__(self, channels: int, key_parts: int, blocks: int = 2, squash: Squash = "tmr", *, side: int = 7) -> None:
+    def __init__(self, channels: int, side: int, settings: Condensing) -> None:
         super().__init__()
-        self.concentration = nn.Sequential(*(ConcentrationBlock(channels, index, side) for index in range(blocks)))
-        self.prediction = nn.Conv2d(channels, key_parts, 1) if key_parts else None
-        self.squash = squash
+        self.concentration = nn.Sequential(*(ConcentrationBlock(channels, index, side) for index in range(settings.blocks)))
+        self.prediction = nn.Conv2d(channels, settings.key_parts, 1) if settings.key_parts else None
+        self.squash, self.rectify = SQUASHES[settings.squash], settings.rectify
 
     def forward(self, features: Tensor) -> KeyParts:
         """(R, C, S, S) -> key parts; no gradient passes through the positions."""
         concentrated = self.concentration(features)
         raw = features.new_zeros(len(features), 0, *features.shape[2:]) if self.prediction is None else self.prediction(concentrated.relu())
-        confidence = SQUASHES[self.squash](raw)
-        return KeyParts(concentrated, raw.relu(), confidence, confidence.detach().flatten(2).argmax(dim=2))
+        maps = raw.relu()
+        return KeyParts(concentrated, maps, self.squash(maps if self.rectify else raw), raw.detach().flatten(2).argmax(dim=2))
 
 
 # ---- Section 3.2.3: the training objective
 
 
-def _reduce(loss: Tensor, reduction: str) -> Tensor:
-    """Sum, or mean over all entries (0, not nan, where there are none)."""
-    return loss.sum() if reduction == "sum" else loss.sum() / max(1, loss.numel())
+Reduction = Literal["rois", "mean", "sum"]
 
 
-def discriminative_loss(confidence: Tensor, positive: Tensor, *, margins: bool = True, reduction: str = "mean") -> Tensor:
+def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:
+    """The sum of (R, ...) entries, divided by the number of RoIs ("rois") or of entries ("mean"); 0, not nan, where there are none."""
+    divisor = {"sum": 1, "rois": len(loss), "mean": loss.numel()}[reduction]
+    return loss.sum() / max(1, divisor)
+
+
+def discriminative_loss(confidence: Tensor, positive: Tensor, *, margins: bool = True, reduction: Reduction = "rois") -> Tensor:
     """L_d, Eq. 6: the largest confidence of each map is 1 on foreground and 0 on background. confidence (R, K, S, S), positive (R,) bool."""
     largest = confidence.float().amax(dim=(2, 3))  # (R, K)
     wanted = positive.float()[:, None].expand_as(largest)
@@ -153,7 +160,7 @@ def discriminative_loss(confidence: Tensor, positive: Tensor, *, margins: bool =
     return _reduce(F.smooth_l1_loss(largest * emphasis, wanted * emphasis, reduction="none", beta=0.05), reduction)
 
 
-def uniqueness_loss(confidence: Tensor, positive: Tensor, *, reduction: str = "mean") -> Tensor:
+def uniqueness_loss(confidence: Tensor, positive: Tensor, *, reduction: Reduction = "rois") -> Tensor:
     """L_u, Eq. 7: on foreground, the largest sum of confidences in one cell is 1, so that key parts stand apart. Shapes as in L_d."""
     largest = confidence.float().sum(dim=1).amax(dim=(1, 2))  # (R,)
     loss = F.smooth_l1_loss(largest, torch.ones_like(largest), reduction="none") * positive
@@ -201,7 +208,7 @@ class CondensedHead(nn.Module):
         super().__init__()
         self.settings = settings
         key_parts, length = settings.key_parts, settings.length
-        self.okpd = OKPDNet(shape.channels, key_parts, settings.blocks, settings.squash, side=shape.side)
+        self.okpd = OKPDNet(shape.channels, shape.side, settings)
         self.whole = GlobalModelling(shape.channels, length, channel_first=settings.channel_first) if length else None
         width = shape.channels // 4 * length**2 + key_parts * (shape.channels + shape.side**2)
         self.dropout = nn.Dropout(0.01)
