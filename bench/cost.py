@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from bench.meters import METERS
 from bench.meters.conventions import convention
@@ -31,21 +30,34 @@ CHANNEL_FIRST = (
 )
 
 
-class _Unfilled(TorchFunctionMode):
-    """Skip the filling of tensors that have no memory: most of the time that building on the meta device takes."""
+FILLS = (
+    "constant_",
+    "ones_",
+    "zeros_",
+    *(f"{kind}normal_" for kind in ("", "kaiming_", "trunc_", "xavier_")),
+    "uniform_",
+    "kaiming_uniform_",
+    "xavier_uniform_",
+)
 
-    FILLS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func in self.FILLS and args[0].device.type == "meta":
-            return args[0]
-        return func(*args, **(kwargs or {}))
+@contextmanager
+def _unfilled() -> Iterator[None]:
+    """Let torch.nn.init do nothing: tensors on meta have no memory to fill, and trying takes most of the time that building a detector does."""
+    fills = {name: getattr(nn.init, name) for name in FILLS}
+    try:
+        for name in FILLS:
+            setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+        yield
+    finally:
+        for name, fill in fills.items():
+            setattr(nn.init, name, fill)
 
 
 def build_on_meta(row: Row, scale: Scale) -> Any:
     """The row's detector at a scale, without memory for its weights."""
     assert row.build is not None, f"{row.key} is quoted and has no builder"
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _unfilled():
         return row.build(Request(row.setting, scale, row.setting.classes), **row.arguments)
 
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.meters.conventions import MAC, Convention, convention, first_tensor
 from bench.meters.operators import Call, nothing
+from bench.meters.shapes import known_output
 from bench.types import UserError
 
 
@@ -88,6 +89,11 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
         self.macs: Counter[str] = Counter()
         self.unknown: set[str] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch 2.9 and newer would import its compiler here, only to keep out of the meter's way: two seconds for nothing."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         name, kwargs = _name(func), kwargs or {}
         formula = self.rule.formulas.get(name, nothing if name in self.rule.none else None)
@@ -133,6 +139,9 @@ def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    known = None if kwargs else known_output(str(func._schema.name), args)  # noqa: SLF001 - the name with its underscore: in-place kinds are asked
+    if known is not None:
+        return known
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
