@@ -106,8 +106,8 @@ class TwoStage(nn.Module):
         return losses | self.regions.losses(maps, proposals, truth)
 
     def parts(self, height: int, width: int) -> tuple[Part, ...]:
-        """The detector taken apart for its cost on an image of that size, padded as in `prepare`."""
-        size = (image_layer.padded(height), image_layer.padded(width))
+        """The detector taken apart for its cost on an image of exactly that size: the papers' counters did not pad as `prepare` does."""
+        size = (height, width)
         grids = [
             (1, channels, *(-(-side // stride) for side in size)) for channels, stride in zip(self.config.channels, self.config.strides, strict=True)
         ]
