@@ -68,7 +68,7 @@ def pipeline_text(choice: Choice) -> str:
     for needs in sorted({len(run.needs) for run in runs}):
         lines += _run_stages([run for run in runs if len(run.needs) == needs], needs)
     lines += _shown("quick", "The headline rows with one seed, and every table on the screen and in results/local.", fast)
-    lines += _shown("tables", "Everything: every row, seed and plateau proof, then every table.", runs)
+    lines += _shown("tables", "Every row, seed and plateau proof, then every table.", runs)
     return "\n".join(lines) + "\n"
 
 
