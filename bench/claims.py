@@ -50,7 +50,7 @@ def decide(paper: Paper | None, published: Published, evidence: Evidence) -> tup
 
 def _one(index: int, claim: Claim | None, evidence: Evidence) -> ClaimOutcome:
     verdict = claim.decide(Case(evidence)) if claim else Verdict("not attempted", None, "not built yet")
-    word = next(word for word in verdicts.WORDS if word == verdict.outcome)
+    word = verdicts.word_of(verdict.outcome)
     key, kind, headline = (claim.key, str(claim.kind), claim.headline) if claim else ("", "", False)
     paper = evidence.published.paper
     if index < 0:

@@ -107,7 +107,7 @@ def _cost_ruling(question: _Question, record: Record, measured: float) -> verdic
     word, reason = verdicts.digits(question.cell.printed, measured, tolerance=question.column.tolerance)
     if word != "reproduced" and measure in question.row.unmatched:
         known, proof = question.row.unmatched[measure]
-        word, reason = next(w for w in verdicts.WORDS if w == known), f"{reason}; {proof}"
+        word, reason = verdicts.word_of(known), f"{reason}; {proof}"
     return word, reason + _pooled_first(record, measure)
 
 

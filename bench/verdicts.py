@@ -28,6 +28,12 @@ Ruling = tuple[Word, str]  # the outcome and its reason in a sentence
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
+def word_of(text: str) -> Word:
+    """The outcome word that a text spells; anything else is a fault of a paper.py."""
+    assert text in WORDS, f"{text!r} is no outcome; there are {', '.join(WORDS)}"
+    return next(word for word in WORDS if word == text)
+
+
 def printed_number(printed: str) -> Decimal:
     """The number of a printed cell with the digits that it shows: "13 MB" is 13, "734.0" keeps its zero. ValueError if there is none."""
     found = _NUMBER.search(printed)

@@ -1,0 +1,92 @@
+"""The standings: units in the names, numbers in range, nothing averaged over what is missing, the same bytes for the same records."""
+
+import csv
+import io
+from dataclasses import fields, replace
+from math import isnan, sqrt
+
+import pandas as pd
+import pytest
+from pandera.errors import SchemaError
+
+from bench.leaderboard import Line, as_csv, frame, interval, lines
+from bench.records import Record
+
+
+def run(row, seed=0, ap=50.0, **changes):
+    context = {"data": "scenes-v1", "machine": {"name": "desk"}, "commit": "c" * 40}
+    values = {"ap": ap, "ap50": ap + 20}
+    return replace(Record(f"p.{row}.proxy.s{seed}", "train", "p", row, "proxy", seed, "ok", "", "d" * 64, values, context=context), **changes)
+
+
+def cost(row):
+    return Record(f"p.{row}.cost", "cost", "p", row, "", 0, "ok", "", "d" * 64, {"params_m": 2.5, "size_mb": 10, "macs_g": 7.25})
+
+
+def test_one_line_a_row_tier_data_and_machine():
+    other = run("a", context={"data": "bccd", "machine": {"name": "desk"}})
+    elsewhere = run("a", context={"data": "scenes-v1", "machine": {"name": "laptop"}})
+    found = lines([run("a", 0), run("a", 1), other, elsewhere, run("a", tier="smoke")])
+    assert len(found) == 4
+    assert sorted(line.seeds for line in found) == [1, 1, 1, 2]
+
+
+def test_the_mean_and_the_interval_over_seeds():
+    """49, 50, 51: mean 50, deviation 1, so 4.303 / sqrt(3) on each side."""
+    (line,) = lines([run("a", seed, 49.0 + seed) for seed in range(3)])
+    assert (line.ap, line.ap50) == (50.0, 70.0)
+    assert (line.ap_low, line.ap_high) == pytest.approx((50 - 4.303 / sqrt(3), 50 + 4.303 / sqrt(3)))
+    assert all(isnan(end) for end in interval([50.0]))
+
+
+def test_ranking_never_averages_over_what_is_missing():
+    half = run("b", 1, 90.0, values={"ap50": 95.0})  # this seed has no AP
+    found = {line.row: line for line in lines([run("a", 0, 40.0), run("b", 0, 90.0), half, run("c", 0, 45.0)])}
+    assert isnan(found["b"].ap)
+    assert isnan(found["b"].rank)
+    assert (found["c"].rank, found["a"].rank) == (1, 2)
+
+
+def test_a_failed_row_and_a_row_that_was_only_counted_are_lines():
+    found = {line.row: line for line in lines([run("a", status="failed", reason="loss is nan", values={}), cost("b"), cost("a")])}
+    assert (found["a"].status, found["a"].seeds, found["a"].params_m) == ("failed: loss is nan", 0, 2.5)
+    assert (found["b"].status, found["b"].tier) == ("counted, not run", "")
+
+
+def test_rows_of_other_records_are_ranked_within_their_tier_and_data():
+    found = lines([run("a", ap=10.0), run("b", ap=20.0), run("c", ap=5.0, tier="real")])
+    assert [(line.row, line.rank) for line in found] == [("c", 1), ("b", 1), ("a", 2)]
+
+
+def test_the_csv_holds_the_schema_and_reads_back():
+    text = as_csv(lines([run("a", seed, 50.0 + seed) for seed in range(2)] + [cost("a"), cost("b")])).decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0]) == [field.name for field in fields(Line)]
+    assert {"ap", "params_m", "size_mb", "macs_g"} <= set(rows[0])
+    assert [(row["id"], row["ap"], row["params_m"]) for row in rows] == [("p.a.proxy", "50.500", "2.500"), ("p.b", "", "2.500")]
+    assert len(pd.read_csv(io.StringIO(text))) == 2
+
+
+def test_the_same_records_in_any_order_give_the_same_bytes():
+    records = [run("a", 0), run("a", 1, 52.0), run("b", 0, 50.0), cost("a"), cost("b"), run("c", 0, 50.0)]
+    assert as_csv(lines(records)) == as_csv(lines(records[::-1]))
+
+
+def test_no_record_gives_a_table_without_lines():
+    assert as_csv(()).decode().strip() == ",".join(field.name for field in fields(Line))
+
+
+@pytest.mark.parametrize(
+    "change", [{"ap": 101.0}, {"ap": -1.0}, {"params_m": -1.0}, {"tier": "huge"}, {"id": ""}, {"ap_low": 60.0}, {"rank": 0.0}, {"seeds": -1}]
+)
+def test_a_line_out_of_range_is_refused(change):
+    (line,) = lines([run("a", seed, 50.0 + seed) for seed in range(2)])
+    frame([line])
+    with pytest.raises(SchemaError):
+        frame([replace(line, **change)])
+
+
+def test_two_lines_of_one_id_and_machine_are_refused():
+    (line,) = lines([run("a")])
+    with pytest.raises(SchemaError):
+        frame([line, line])
