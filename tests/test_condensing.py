@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.types import UserError
+from bench.scales import SCALES
+from bench.spec import Request, Setting
+from bench.types import Target, UserError
 from implementations.condensing import model
 from implementations.condensing.model import ConcentrationBlock, CondensedHead, Condensing, GlobalModelling, OKPDNet, reduced_head
 from implementations.layers.heads import HeadShape
@@ -305,3 +307,21 @@ def test_explanation_is_what_the_head_uses():
     torch.testing.assert_close(told.activation, head.whole(found.features).sum(dim=1))
     with pytest.raises(UserError, match="explain"):
         _head(length=0).explain(features)
+
+
+# ---- on the four architectures
+
+
+@pytest.mark.parametrize(("build", "stages"), [(model.build_fpn, 1), (model.build_faster, 1), (model.build_rfcn, 1), (model.build_cascade, 3)])
+def test_each_architecture_learns_through_its_condensed_head(build, stages):
+    """One step's gradients reach everything that learns, and each stage brings both losses."""
+    torch.manual_seed(0)
+    detector = build(Request(Setting("voc07+12", 20, 600, 1000, "R50"), SCALES["smoke"], 3))
+    none = torch.zeros(1, dtype=torch.bool)
+    target = Target(torch.tensor([[5.0, 5.0, 40.0, 40.0]]), torch.tensor([1]), none, none, 3)
+    losses = detector([torch.rand(3, 64, 64)], [target])
+    sum(losses.values()).backward()
+    assert sum(name.startswith("discriminative") for name in losses) == sum(name.startswith("uniqueness") for name in losses) == stages
+    assert all(parameter.grad is not None for parameter in detector.parameters() if parameter.requires_grad)
+    heads = [module for module in detector.modules() if isinstance(module, CondensedHead)]
+    assert [len(head.okpd.concentration) for head in heads] == {1: [4 if build is model.build_faster else 2], 3: [2, 3, 4]}[stages]

@@ -37,10 +37,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.types import UserError
+from implementations.baselines.cascade_rcnn import cascade_rcnn
+from implementations.baselines.faster_rcnn import faster_rcnn_c4, faster_rcnn_fpn
+from implementations.baselines.rfcn import rfcn
 from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape, Predictor, TwoFC
 
 if TYPE_CHECKING:
     from bench.spec import Request
+    from implementations.layers.two_stage import TwoStage
 
 Squash = Literal["tmr", "linear", "sigmoid", "softmax"]
 
@@ -309,36 +313,26 @@ def reduced_head(channels_ratio: float = 1.0, length: int = 7) -> HeadFactory:
 # ---- the rows of Tables 1 to 4 and of Figure 4: (request, **arguments) -> Trainable
 
 
-def build_fpn(request: Request, *, key_parts: int = 16, length: int = 5, **options: Any) -> Any:
+def build_fpn(request: Request, *, key_parts: int = 16, length: int = 5, **options: Any) -> TwoStage:
     """FPN with a condensed head, Appendix A: K16, L5."""
-    from implementations.baselines.faster_rcnn import faster_rcnn_fpn
-
     return faster_rcnn_fpn(request, head=condensed_head(key_parts, length, **options))
 
 
-def build_faster(request: Request, *, key_parts: int = 4, length: int = 3, blocks: int = 4, **options: Any) -> Any:
+def build_faster(request: Request, *, key_parts: int = 4, length: int = 3, blocks: int = 4, **options: Any) -> TwoStage:
     """Faster R-CNN on C4 with a condensed head in the place of the whole last stage, Appendix A: K4, L3, four blocks, 7x7 RoI features."""
-    from implementations.baselines.faster_rcnn import faster_rcnn_c4
-
     return faster_rcnn_c4(request, head=condensed_head(key_parts, length, blocks=blocks, **options), pooled=7)
 
 
-def build_rfcn(request: Request, *, key_parts: int = 16, length: int = 3, **options: Any) -> Any:
+def build_rfcn(request: Request, *, key_parts: int = 16, length: int = 3, **options: Any) -> TwoStage:
     """R-FCN with a condensed head on 256 channels, Appendix A: K16, L3, no fully connected layer."""
-    from implementations.baselines.rfcn import rfcn
-
     return rfcn(request, head=condensed_head(key_parts, length, fully_connected=False, **options))
 
 
-def build_cascade(request: Request, *, key_parts: int = 16, length: int = 5, **options: Any) -> Any:
+def build_cascade(request: Request, *, key_parts: int = 16, length: int = 5, **options: Any) -> TwoStage:
     """Cascade R-CNN with condensed heads of 2, 3 and 4 blocks, Appendix A: K16, L5."""
-    from implementations.baselines.cascade_rcnn import cascade_rcnn
-
     return cascade_rcnn(request, heads=tuple(condensed_head(key_parts, length, blocks=blocks, **options) for blocks in (2, 3, 4)))
 
 
-def build_reduced(request: Request, *, channels: float = 1.0, length: int = 7) -> Any:
+def build_reduced(request: Request, *, channels: float = 1.0, length: int = 7) -> TwoStage:
     """FPN whose two-layer head sees a part of the channels and length x length cells (Figure 4, red line)."""
-    from implementations.baselines.faster_rcnn import faster_rcnn_fpn
-
     return faster_rcnn_fpn(request, head=reduced_head(channels, length))

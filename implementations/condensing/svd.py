@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.types import UserError
+from implementations.baselines.faster_rcnn import faster_rcnn_fpn
 from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape, Predictor
 
 if TYPE_CHECKING:
     from bench.spec import Request
+    from implementations.layers.two_stage import TwoStage
 
 FIRST: tuple[str, ...] = ("fc6",)
 
@@ -95,10 +97,8 @@ def factorise(detector: nn.Module, path: Path, layers: Sequence[str] = FIRST) ->
     detector.load_state_dict(rest | {prefix + name: value for name, value in truncate(inner, rank, layers).items()})
 
 
-def build_svd(request: Request, *, keep: float = 0.5, layers: Sequence[str] = FIRST) -> Any:
+def build_svd(request: Request, *, keep: float = 0.5, layers: Sequence[str] = FIRST) -> TwoStage:
     """FPN whose head is the baseline's, factorised; without the baseline's weights (cost only) it has the sizes and no meaning."""
-    from implementations.baselines.faster_rcnn import faster_rcnn_fpn
-
     detector = faster_rcnn_fpn(request, head=svd_head(keep, layers))
     if request.inputs:
         (path,) = request.inputs.values()
