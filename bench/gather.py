@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from bench.metrics.matches import Matches
     from bench.records import Record
-    from bench.spec import Paper
+    from bench.spec import Paper, Row
     from bench.types import GroundTruth, Predictions
 
-PAIRED = ("voc_ap50", "ap")  # measures whose differences are resampled
+PAIRED = ("voc_ap50", "ap")  # measures whose differences can be resampled
 SAMPLES = 1000
 
 
@@ -75,8 +76,15 @@ def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
             for tier in JUDGED_TIERS:
                 pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
                 if len(pairs) > 1:
-                    found += [_difference(paper, pairs, measure, where) for measure in PAIRED]
+                    found += [_difference(paper, pairs, measure, where) for measure in _measures(paper, row)]
     return tuple(found)
+
+
+def _measures(paper: Paper, row: Row) -> tuple[str, ...]:
+    """The measures by which the paper judges rows on this row's data, as far as they can be resampled."""
+    data = {each.key: each.setting.data for each in paper.rows}
+    used = {column.measure for table in paper.tables if any(data[key] == row.setting.data for key in table.rows) for column in table.columns}
+    return tuple(measure for measure in PAIRED if measure in used)
 
 
 def _no_print(paper: Paper) -> Published:
@@ -95,17 +103,30 @@ def _images(record: Record) -> tuple[str, str]:
 
 
 def _difference(paper: Paper, pairs: Sequence[tuple[Record, Record]], measure: str, where: Mapping[str, Path]) -> Difference:
-    from bench.metrics.bootstrap import seed_and_image_interval, smallest_detectable_difference
+    from bench.metrics.bootstrap import smallest_detectable_difference
 
-    first = pairs[0][0]
-    truth = _truth(str(first.context.get("data", "scenes-v1")))
-    ours, theirs = ([_matches(measure, where[pair[side].id], truth) for pair in pairs] for side in (0, 1))
-    between = [a.values[measure] - b.values[measure] for a, b in pairs]
-    found = seed_and_image_interval(ours, theirs, samples=SAMPLES)
-    return Difference(
-        paper.key, first.row, pairs[0][1].row, measure, first.tier,
-        found.difference, (found.low, found.high), len(pairs), smallest_detectable_difference(between),
-    )  # fmt: skip
+    (first, reference), between = pairs[0], [a.values[measure] - b.values[measure] for a, b in pairs]
+    ours, theirs = ([where[pair[side].id] for pair in pairs] for side in (0, 1))
+    value, interval = _resampled(measure, str(first.context.get("data", "scenes-v1")), ours, theirs)
+    detectable = smallest_detectable_difference(between)
+    return Difference(paper.key, first.row, reference.row, measure, first.tier, value, interval, len(pairs), detectable)
+
+
+_RESAMPLED: dict[
+    tuple[str, ...], tuple[float, tuple[float, float]]
+] = {}  # by content: this machine's files and the committed ones are often the same
+
+
+def _resampled(measure: str, data: str, ours: Sequence[Path], theirs: Sequence[Path]) -> tuple[float, tuple[float, float]]:
+    """The mean difference over seeds and its interval, from stored predictions."""
+    from bench.metrics.bootstrap import seed_and_image_interval
+
+    key = (measure, data, *(sha256(path.read_bytes()).hexdigest() for path in (*ours, *theirs)))
+    if key not in _RESAMPLED:
+        matches = ([_matches(measure, path, _truth(data)) for path in paths] for paths in (ours, theirs))
+        found = seed_and_image_interval(*matches, samples=SAMPLES)
+        _RESAMPLED[key] = found.difference, (found.low, found.high)
+    return _RESAMPLED[key]
 
 
 @cache
