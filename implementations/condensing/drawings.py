@@ -103,7 +103,8 @@ def explain(detector: TwoStage, image: Tensor, boxes: Tensor) -> Explanation:
     seen: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     try:
-        detector.network(batch, Proposals(rois[None], torch.ones(1, len(rois), dtype=torch.bool, device=rois.device)))
+        valid = torch.ones(1, len(rois), dtype=torch.bool, device=rois.device)
+        detector.network(batch, Proposals(rois[None], valid, rois.new_tensor(batch.sizes)))
     finally:
         hook.remove()
     return head.explain(seen[0])
