@@ -199,6 +199,50 @@ def test_no_operator_is_both_free_and_counted():
     assert not NO_MACS & PRODUCTS.keys()
 
 
+LEFT, RIGHT = (2, 3, 4, 5), (2, 3, 1, 1)
+SHORTCUTS = {  # each operator whose output is known without asking torch: calls of it, by functions of real tensors
+    "relu": lambda a, _: torch.relu(a),
+    "sigmoid": lambda a, _: torch.sigmoid(a),
+    "clamp": lambda a, _: torch.clamp(a, 0.0, 1.0),
+    "clamp_min": lambda a, _: torch.clamp_min(a, 0.0),
+    "add": lambda a, b: a + b,
+    "add of a number": lambda a, _: a + 1,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: b * a,
+    "div": lambda a, b: a / b,
+    "div of another type": lambda a, b: a / b.double(),
+    "mean": lambda a, _: a.mean((2, 3)),
+    "mean of all": lambda a, _: a.mean(),
+    "mean as double": lambda a, _: a.mean(-1, dtype=torch.float64),
+    "amax": lambda a, _: a.amax((-2, -1), keepdim=True),
+    "amax of all": lambda a, _: a.amax(()),
+    "mm": lambda a, _: a.view(6, 20) @ a.view(6, 20).t(),
+    "addmm": lambda a, _: torch.addmm(a.view(-1)[:6], a.view(6, 20), a.view(20, 6)),
+    "cat": lambda a, _: torch.cat([a, a[:, :1].contiguous()], 1),
+    "cat of views and types": lambda a, _: torch.cat([a.transpose(2, 3), a.transpose(2, 3).double()], -2),
+    "batch norm": lambda a, _: F.batch_norm(a, a.new_zeros(3), a.new_ones(3)),
+    "channels last": lambda a, _: torch.relu(a.to(memory_format=torch.channels_last)),
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_outputs_on_meta_have_the_shape_and_type_of_real_ones(name):
+    """The meter does not ask torch for the outputs of these; they must be what torch would say."""
+    seen = []
+    for device in ("cpu", "meta"):
+        inputs = (torch.ones(LEFT, device=device), torch.ones(RIGHT, device=device))
+        count_macs(lambda *given: seen.append(SHORTCUTS[name](*given)), *inputs)
+    real, counted = seen
+    assert counted.is_meta
+    assert (counted.shape, counted.dtype, counted.stride()) == (real.shape, real.dtype, real.stride())
+
+
+def test_in_place_operators_return_the_tensor_they_were_given():
+    seen = []
+    count_macs(lambda x: seen.append((x, x.relu_(), x.add_(1))), empty(3))
+    assert seen[0][0] is seen[0][1] is seen[0][2]
+
+
 def test_inference_mode_is_counted_the_same():
     layer = nn.Linear(7, 11, device=META)
     with torch.inference_mode():
