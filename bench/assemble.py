@@ -37,6 +37,11 @@ def start_from(detector: Any, backbone: Path) -> None:
     importlib.import_module(BACKBONES).load_backbone(detector, backbone)
 
 
+def continue_body(detector: Any, trained: Path) -> None:
+    """Put all of a trained detector but its second stage into another; UserError names what does not fit."""
+    importlib.import_module(BACKBONES).load_body(detector, trained)
+
+
 def build_classifier(backbone: Backbone, classes: int, *, seed: int) -> Any:
     """The network that a backbone is pretrained in."""
     torch.manual_seed(draw_seed(seed, 0, 2))

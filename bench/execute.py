@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from bench import machine, places
-from bench.assemble import build_classifier, build_detector, open_fabric, start_from
+from bench.assemble import build_classifier, build_detector, continue_body, open_fabric, start_from
 from bench.checkpoints import Progress as Learnt
 from bench.datasets import open_split
 from bench.digest import plain
@@ -180,9 +180,12 @@ def prepared(run: Run, setup: Setup, classes: int) -> Any:
         if not path.exists() and run.kind != "plateau":
             raise UserError(f"{path}: missing, but {run.id} starts from it; next: leandet run {need}")
     inputs = {need.split(".")[1]: path for need, path in given.items() if not need.startswith("pretrain.")}
+    body = inputs.pop(row.body, None)
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
     for path in [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else []):
         start_from(detector, path)
+    if body is not None:
+        continue_body(detector, body)
     return detector
 
 

@@ -131,11 +131,10 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     row = paper.row(canonical(paper, row.key, choice.tier))
     needed = [run for key in row.needs for run in _with_needs(paper, paper.row(key), seed, choice) if run.kind != "plateau"]
     trains = any(isinstance(step, Train) for step in row.recipe)
-    if trains and choice.init is None:
-        needed.append(_pretrain(row.setting.backbone, choice.tier))
-    yield from needed
+    start = _start(paper, row, choice) if trains else ()
+    yield from (*needed, *start)
     direct = {run_id(paper.key, canonical(paper, key, choice.tier), seed, choice) for key in row.needs}
-    inputs = [run for run in needed if run.id in direct or (run.kind == "pretrain" and trains)]
+    inputs = [run for run in needed if run.id in direct] + list(start[-1:])
     name = run_id(paper.key, row.key, seed, choice)
     kind: RunKind = "train" if trains else "transform"
     main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "")
@@ -144,6 +143,14 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     if row.headline and trains and seed == 0 and choice.tier in {"proxy", "smoke"} and choice.data == SCENES:
         proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name, *main.needs))
         yield replace(proof, digest=_digest(proof, row, [main], None))
+
+
+def _start(paper: Paper, row: Row, choice: Choice) -> tuple[Run, ...]:
+    """The runs that the row starts from, the last of them directly: its body's, or its pretrained backbone's; none where weights are given."""
+    if row.body and choice.tier in row.body_at:
+        lower = choice if choice.tier == "paper" else replace(choice, tier=PRETRAINED_AT[choice.tier], data=SCENES, init=None)
+        return tuple(_with_needs(paper, paper.row(row.body), 0, lower))
+    return () if choice.init else (_pretrain(row.setting.backbone, choice.tier),)
 
 
 def _pretrain(backbone: str, tier: Tier) -> Run:

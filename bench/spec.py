@@ -124,6 +124,8 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)
     needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
+    body: str = ""  # key of the row whose trained detector, its second stage left out, this one starts from
+    body_at: tuple[Tier, ...] = ("smoke", "proxy", "real")  # the tiers where it does; at the others it starts from the pretrained backbone
     reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
     headline: bool = False  # five seeds, may not be undertrained
     quoted: str = ""  # why it is shown and never measured

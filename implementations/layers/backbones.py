@@ -167,6 +167,22 @@ def load_backbone(detector: nn.Module, path: Path, *, frozen: int = 2) -> None:
     freeze(detector.get_submodule("backbone"), frozen)
 
 
+def load_body(detector: nn.Module, path: Path, *, frozen: int = 2) -> None:
+    """Fill everything but the second stage ("regions") from a trained detector's weights, and fix the first stages as `load_backbone` does.
+
+    UserError if a tensor is missing or of another shape.
+    """
+    weights = load_file(path)
+    own = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("regions.")}
+    wrong = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+    if wrong:
+        raise UserError(
+            f"{path}: {wrong[0]} is missing or of another shape; allowed are the weights of a detector with this row's body: train it first"
+        )
+    detector.load_state_dict({name: weights[name] for name in own}, strict=False)
+    freeze(detector.get_submodule("backbone"), frozen)
+
+
 def bodies(detector: nn.Module) -> list[tuple[str, nn.Module]]:
     """The pretrained parts of a detector: its ResNet, and the layer4 that a C4 head may hold, each with the prefix of its names."""
     found: list[tuple[str, nn.Module]] = [("", detector.get_submodule("backbone"))]
