@@ -116,9 +116,14 @@ class Evidence:
         return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and _main_data(record)
 
     def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
-        machine = self.machine(tier)
+        machine, row = self.machine(tier), self._twin(row, tier)
         found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
         return tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+
+    def _twin(self, row: str, tier: str) -> str:
+        """The row under whose name this row's runs stand: below the paper's tier, twins share those of the first."""
+        twins = {second: first for first, second in self.paper.twins} if self.paper and tier != "paper" else {}
+        return twins.get(row, row)
 
     def _learner(self, row: str) -> str:
         """The row whose training a row rests on: itself, or the one that it was transformed from."""

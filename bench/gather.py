@@ -76,7 +76,7 @@ def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
             for tier in JUDGED_TIERS:
                 pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
                 if len(pairs) > 1:
-                    found += [_difference(paper, pairs, measure, where) for measure in _measures(paper, row)]
+                    found += [_difference(paper, row, pairs, measure, where=where) for measure in _measures(paper, row)]
     return tuple(found)
 
 
@@ -102,14 +102,14 @@ def _images(record: Record) -> tuple[str, str]:
     return str(record.context.get("data", "")), str(record.context.get("data_digest", ""))
 
 
-def _difference(paper: Paper, pairs: Sequence[tuple[Record, Record]], measure: str, where: Mapping[str, Path]) -> Difference:
+def _difference(paper: Paper, row: Row, pairs: Sequence[tuple[Record, Record]], measure: str, *, where: Mapping[str, Path]) -> Difference:
     from bench.metrics.bootstrap import smallest_detectable_difference
 
-    (first, reference), between = pairs[0], [a.values[measure] - b.values[measure] for a, b in pairs]
+    first, between = pairs[0][0], [a.values[measure] - b.values[measure] for a, b in pairs]
     ours, theirs = ([where[pair[side].id] for pair in pairs] for side in (0, 1))
     value, interval = _resampled(measure, str(first.context.get("data", "scenes-v1")), ours, theirs)
     detectable = smallest_detectable_difference(between)
-    return Difference(paper.key, first.row, reference.row, measure, first.tier, value, interval, len(pairs), detectable)
+    return Difference(paper.key, row.key, row.reference, measure, first.tier, value, interval, len(pairs), detectable)
 
 
 _RESAMPLED: dict[

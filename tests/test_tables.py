@@ -194,6 +194,15 @@ def test_runs_on_other_data_or_another_machine_are_not_mixed_in():
     assert (found.measured, found.outcome) == (50.0, "reproduced")
 
 
+def test_twins_share_their_runs_below_the_papers_tier():
+    paper = replace(ENTRY.paper, twins=(("fpn-r101", "fpn-r101-coco"),))
+    record = run("fpn-r101", values={"ap": 40.0, "voc_ap50": 60.0})
+    found = compare(paper, ENTRY.published, Evidence(paper, ENTRY.published, (record,)))
+    assert (cell(found, "fpn-r101", "mAP").measured, cell(found, "fpn-r101-coco", "AP").measured) == (60.0, 40.0)
+    at_paper = compare(paper, ENTRY.published, Evidence(paper, ENTRY.published, (replace(record, tier="paper"),)))
+    assert cell(at_paper, "fpn-r101-coco", "AP").outcome == "not attempted"
+
+
 def test_a_quoted_row_and_a_column_left_out_say_why():
     paper = replace(ENTRY.paper, rows=tuple(replace(row, quoted="shown by others") if row.key == "rfcn" else row for row in ENTRY.paper.rows))
     tables = [replace(t, columns=(t.columns[0], Column("ap", unattempted="test-dev needs the server"))) if t.id == "T1" else t for t in paper.tables]
