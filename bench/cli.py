@@ -145,7 +145,7 @@ def cost(
         elif not quiet:
             from rich.console import Console
 
-            from bench.cost import print_costs
+            from bench.cost_table import print_costs
 
             print_costs(records, Console())
 

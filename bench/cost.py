@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from bench.meters import METERS
 from bench.meters.conventions import convention
-from bench.meters.counted import Counted, Part, count
-from bench.meters.macs import format_macs
+from bench.meters.counted import Part, count
 from bench.meters.params import count_params
 from bench.records import Record
 from bench.scales import SCALES
 from bench.spec import CostRule, Paper, Request, Row, Scale
 from bench.types import Unavailable, UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 WHOLE = CostRule(scope="model")  # beside each paper's own figure: every part of the detector, by the plainest conventions
 CHANNEL_FIRST = (
@@ -102,13 +98,12 @@ def _measured(record: Record, detector: Any, row: Row, rule: CostRule) -> Record
     values = {name: meter(printed) for name, meter in METERS.items()} | {f"model_{name}": meter(whole) for name, meter in METERS.items()}
     if row.channel_first:
         values["macs_g_eq9"] = METERS["macs_g"](count(parts, rule))
-    context = dict(record.context) | {"operators": dict(printed.total.by_operator), "unknown": _unknown(printed, whole)}
+    context = dict(record.context) | {
+        "operators": dict(printed.total.by_operator),
+        "unknown": list(printed.total.unknown),  # operators without a formula: if there are any, macs_g is a lower bound
+        "model_unknown": list(whole.total.unknown),
+    }
     return replace(record, values=values, context=context)
-
-
-def _unknown(*counted: Counted) -> list[str]:
-    """The operators without a formula: if there are any, every macs figure is a lower bound."""
-    return sorted({name for one in counted for name in one.total.unknown})
 
 
 @contextmanager
@@ -137,28 +132,3 @@ def saved_share(paper: Paper, row: Row, scale: Scale) -> float | None:
     while original.reference:
         original = paper.row(original.reference)
     return None if original is row else 100 * (1 - head_params(row, scale) / head_params(original, scale))
-
-
-def print_costs(records: Sequence[Record], console: Console) -> None:
-    """A table of the cost records; the conventions below it, since no figure stands without its rule."""
-    from rich.table import Table
-
-    table = Table("row", "params M", "size MB", "GMAC", "fixed + RoIs x each", "GMAC by Eq. 9", "model params M", "model GMAC")
-    for record in records:
-        table.add_row(record.row, *(_cells(record) if record.status == "ok" else (f"{record.status}: {record.reason}",)))
-    console.print(table)
-    for line in sorted({f"{record.context['scope']}: {record.context['convention']}; {record.context['rois']} RoIs" for record in records}):
-        console.print(line, markup=False)
-
-
-def _cells(record: Record) -> tuple[str, ...]:
-    values, unknown = record.values, record.context["unknown"]
-    return (
-        f"{values['params_m']:.3f}",
-        f"{values['size_mb']:g}",
-        format_macs(values["macs_g"], unknown),
-        f"{values['macs_fixed_g']:.3f} + {record.context['rois']} x {values['macs_per_roi_g']:.6f}",
-        f"{values['macs_g_eq9']:.3f}" if "macs_g_eq9" in values else "",
-        f"{values['model_params_m']:.2f}",
-        format_macs(values["model_macs_g"], unknown),
-    )

@@ -10,7 +10,7 @@ from bench.spec import Paper
 
 def costs_of(paper: Paper) -> tuple[Record, ...]:
     """The cost of every row of a paper that is not quoted, from the folder where it stands."""
-    found = [_stored(f"{paper.key}.{row.key}.cost", cost_digest(row)) for row in paper.rows if row.build is not None]
+    found = [_stored(f"{paper.key}.{row.key}.cost", cost_digest(paper, row)) for row in paper.rows if row.build is not None]
     kept = tuple(record for record in found if record is not None)
     return kept if len(kept) == len(found) else _counted(paper)
 
@@ -23,11 +23,12 @@ def _stored(name: str, digest: str) -> Record | None:
 
 def _counted(paper: Paper) -> tuple[Record, ...]:
     from dataclasses import replace
+    from functools import partial
 
     from bench.cost import cost_records
 
     made = machine.source_state() | {"versions": machine.versions()}
-    records = tuple(replace(record, context=dict(record.context) | made) for record in cost_records(paper, digest=cost_digest))
+    records = tuple(replace(record, context=dict(record.context) | made) for record in cost_records(paper, digest=partial(cost_digest, paper)))
     for record in records:
         write_record(record, places.costs() / f"{record.id}.json")
     return records

@@ -56,7 +56,7 @@ def current_digests() -> dict[str, str]:
     """Record id -> the digest that its run has now, for the costs and for the runs on the embedded dataset at each tier that is judged."""
     from bench.plan import Choice, cost_digest, plan
 
-    found = {f"{paper.key}.{row.key}.cost": cost_digest(row) for paper in built().values() for row in paper.rows if row.build is not None}
+    found = {f"{paper.key}.{row.key}.cost": cost_digest(paper, row) for paper in built().values() for row in paper.rows if row.build is not None}
     for run in plan(built().values(), Choice("proxy")):
         found[run.id] = run.digest
     return found

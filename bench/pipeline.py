@@ -50,7 +50,9 @@ def _put(tree: dict[str, object], parts: list[str], value: str) -> None:
 
 
 def _costs_digest() -> str:
-    return digest({f"{paper.key}.{row.key}": cost_digest(row) for paper in built().values() for row in paper.rows if row.build is not None}, {})
+    return digest(
+        {f"{paper.key}.{row.key}": cost_digest(paper, row) for paper in built().values() for row in paper.rows if row.build is not None}, {}
+    )
 
 
 def write_pipeline(choice: Choice) -> Path:

@@ -183,9 +183,9 @@ def _relevant(scale: Scale, row: Row) -> Scale:
     return replace(scale, backbones={row.setting.backbone: scale.backbones[row.setting.backbone]}, schedule=PRETRAIN, seeds=0)
 
 
-def cost_digest(row: Row) -> str:
-    """Of all that a row's cost rests on."""
-    settings = {"kind": "cost", "row": row.build, "arguments": row.arguments, "setting": row.setting, "first": row.channel_first}
+def cost_digest(paper: Paper, row: Row) -> str:
+    """Of all that a row's cost rests on, the paper's conventions too."""
+    settings = {"kind": "cost", "rule": paper.costs, "row": row.build, "arguments": row.arguments, "setting": row.setting, "first": row.channel_first}
     return digest(settings | {"scale": SCALES["paper"]}, _closure((("bench.cost", "cost_record"), *places_of(callables([row.build, row.arguments])))))
 
 

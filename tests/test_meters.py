@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.cost_table import format_macs
 from bench.meters import METERS
 from bench.meters.bytes import MIB, file_bytes, mb, mib_ceil, size_rule, stored_state
 from bench.meters.conventions import CONVENTIONS, convention
 from bench.meters.counted import count, count_part, fingerprint
-from bench.meters.macs import MacCount, count_macs, format_macs
+from bench.meters.macs import MacCount, count_macs
 from bench.meters.operators import NO_MACS, PRODUCTS
 from bench.meters.params import count_params
 from bench.spec import CostRule

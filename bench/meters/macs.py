@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.cost_table import format_macs
 from bench.meters.conventions import MAC, Convention, convention, first_tensor
 from bench.meters.operators import Call, nothing
 from bench.meters.shapes import known_output
@@ -49,12 +50,6 @@ class MacCount:
     def __str__(self) -> str:
         """As a reader sees it: 10.392 GMAC, with >= and the operators' names where it is a lower bound."""
         return format_macs(self.macs / 1e9, self.unknown)
-
-
-def format_macs(macs_g: float, unknown: Sequence[str] = ()) -> str:
-    """The figure in GMAC (1e9), and where an operator has no formula: >= before it and the operator's name behind it."""
-    digits = f"{macs_g:.3f}" if macs_g < 100 else f"{macs_g:.2f}"
-    return f">= {digits} GMAC (no formula for {', '.join(unknown)})" if unknown else f"{digits} GMAC"
 
 
 def count_macs(module: Callable[..., Any], *inputs: Any, rule: str | Convention = MAC) -> MacCount:
