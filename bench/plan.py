@@ -23,6 +23,8 @@ PRETRAINED_AT: Mapping[Tier, Tier] = {"smoke": "smoke", "proxy": "proxy", "real"
 ENTRY: tuple[Place, ...] = (("bench.train", "train"), ("bench.assemble", WHOLE), ("bench.predict", WHOLE))
 BACKBONES: tuple[Place, ...] = (("implementations.layers.backbones", "BackboneClassifier"), ("implementations.layers.backbones", "load_backbone"))
 
+BODY: Place = ("implementations.layers.backbones", "load_body")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -174,8 +176,13 @@ def _digest(run: Run, row: Row, inputs: Iterable[Run], init: Path | None) -> str
         "inputs": {given.id: given.digest for given in inputs},
         "init": file_hash(init) if init else "",
     }
-    own = places_of(callables([DATASETS[run.data.kind], row.build, row.arguments]))
-    return digest(settings | _data(run.data), _closure((*ENTRY, *BACKBONES, *own)))
+    return digest(settings | _data(run.data), _closure(source_of(run.data, row)))
+
+
+def source_of(data: Data, row: Row) -> tuple[Place, ...]:
+    """Where the source begins that a run of this row on this data rests on."""
+    bodies = (BODY,) if row.body else ()
+    return (*ENTRY, *BACKBONES, *bodies, *places_of(callables([DATASETS[data.kind], row.build, row.arguments])))
 
 
 def _relevant(scale: Scale, row: Row) -> Scale:
