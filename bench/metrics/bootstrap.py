@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Counts = NDArray[np.float32]
 
-PIECE = 64  # detections summed at once: their rows stay in the processor's cache
+BLOCK = 64  # rows at once: with 1,000 resamples they stay in the processor's cache
 TINY = 1e-20  # instead of no detection at all, so that the precision there is 0 / TINY = 0
 COCO_RECALLS = np.linspace(0, 1, 101)
 # pycocotools compares tp / objects with these floats; some lie a hair above j / 100 and are missed by a recall of exactly j / 100.
@@ -108,71 +108,103 @@ def aps(matches: Matches, weights: Counts) -> Floats:
         values = class_samples(matches, label, weights)
         total += np.nan_to_num(values)
         defined += ~np.isnan(values)
-    return np.divide(100 * total, defined, out=np.full(len(total), np.nan), where=defined > 0)
+    means: Floats = np.divide(100 * total, defined, out=np.full(len(total), np.nan), where=defined > 0)
+    return means
 
 
 def class_samples(matches: Matches, label: int, weights: Counts) -> Floats:
     """(B,) AP of one class, 0..1, mean over the IoU thresholds; NaN where the resample holds no object of the class."""
     objects = weights[matches.object_image[matches.object_label == label]].sum(axis=0, dtype=np.float64)
     rows = slice(int(matches.starts[label]), int(matches.starts[label + 1]))
-    image, ignored = matches.image[rows], matches.ignored[:, rows]
-    ends = [_run_ends(*flags) for flags in zip(matches.true[:, rows], ignored, strict=True)]
+    image, true, ignored = matches.image[rows], matches.true[:, rows], matches.ignored[:, rows]
+    ends = [_run_ends(*flags) for flags in zip(true, ignored, strict=True)]
     wanted = np.unique(np.concatenate(ends))
-    down_to = _sums(weights, image, wanted)
-    np.maximum(down_to, TINY, out=down_to)
+    down_to = np.maximum(_sums(weights, image, wanted), TINY)
     total = np.zeros(weights.shape[1])
-    for true, apart, end in zip(matches.true[:, rows], ignored, ends, strict=True):
-        if len(end):
-            counted = _without(down_to[np.searchsorted(wanted, end)], weights, image, np.flatnonzero(apart), end)
-            hits = np.flatnonzero(true)
-            found = _sums(weights, image[hits], np.searchsorted(hits, end))
-            total += _read(found, counted, np.maximum(objects, 1), matches.form)
-    values: Floats = np.where(objects > 0, total / len(matches.true), np.nan)
+    for hit, apart, end in zip(true, ignored, ends, strict=True):
+        hits, without = np.flatnonzero(hit), np.flatnonzero(apart)
+        curve = _Curve(
+            found=_sums(weights, image[hits], np.searchsorted(hits, end)),
+            down_to=down_to,
+            rows=np.searchsorted(wanted, end),
+            less=np.cumsum(weights[image[without]], axis=0),
+            before=np.searchsorted(without, end),
+        )
+        total += _read(curve, np.maximum(objects, 1), matches.form)
+    values: Floats = np.where(objects > 0, total / len(true), np.nan)
     return values
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """Where the runs of hits of one class at one IoU end, best first, in B resamples.
+
+    Within a run precision only rises, and then it is made to fall, so that a run is one point of the curve, its end.
+    """
+
+    found: Counts  # (R, B) weight of the hits down to each end
+    down_to: Counts  # (U, B) weight of all detections down to each end of any IoU
+    rows: NDArray[np.int64]  # (R,) which of these are this curve's
+    less: Counts  # (L, B) weight of the ignored detections down to each of them
+    before: NDArray[np.int64]  # (R,) how many of these lie before each end
+
+
 def _run_ends(true: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where a run of hits ends. Within a run precision only rises, so its fall-only envelope is one value, that of the run's end."""
+    """The hits after which the next detection that counts is no hit."""
     counted = np.flatnonzero(~ignored)
     hit = np.append(true[counted], False)
     ends: NDArray[np.int64] = counted[hit[:-1] & ~hit[1:]]
     return ends
 
 
-def _sums(weights: Counts, image: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+def _sums(weights: Counts, image: NDArray[np.int64], ends: NDArray[np.int64]) -> Counts:
     """(E, B) weight of the detections from the first to each end, itself among them. Row by row: numpy's own accumulate is five times slower here."""
-    sums = np.empty((len(ends), weights.shape[1]))
-    before: Floats = np.zeros(weights.shape[1])
+    sums = np.empty((len(ends), weights.shape[1]), dtype=np.float32)
+    buffer = np.empty((BLOCK, weights.shape[1]), dtype=np.float32)
+    before: Counts = np.zeros(weights.shape[1], dtype=np.float32)
     start = 0
     for row, end in zip(sums, ends.tolist(), strict=True):
-        row[:] = before
-        for piece in range(start, end + 1, PIECE):
-            np.add(row, weights[image[piece : min(piece + PIECE, end + 1)]].sum(axis=0), out=row)
+        while end - start >= 1:
+            stop = min(start + BLOCK, end + 1)
+            rows = weights.take(image[start:stop], axis=0, out=buffer[: stop - start], mode="clip")
+            before = np.add(rows.sum(axis=0), before, out=row)
+            start = stop
+        if start == end:
+            np.add(before, weights[image[end]], out=row)
         before, start = row, end + 1
     return sums
 
 
-def _without(sums: Floats, weights: Counts, image: NDArray[np.int64], ignored: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
-    """The sums (changed in place) less the weight of the ignored detections before each end."""
-    before = np.searchsorted(ignored, ends)
-    if len(before) and before[-1]:
-        less = np.cumsum(weights[image[ignored[: before[-1]]]], axis=0)
-        some = int(np.argmax(before > 0))  # the first end with an ignored detection before it
-        sums[some:] = np.maximum(sums[some:] - less[before[some:] - 1], TINY)
-    return sums
-
-
-def _read(found: Floats, counted: Floats, objects: Floats, form: str) -> Floats:
-    """(B,) AP of a curve (changed in place): precision, made to fall, times the share of recall that each run of hits gains."""
-    envelope = np.divide(found, counted, out=counted)
-    rows = list(envelope)
-    for row, after in zip(rows[-2::-1], rows[:0:-1], strict=True):
-        np.maximum(row, after, out=row)
+def _read(curve: _Curve, objects: Floats, form: str) -> Floats:
+    """(B,) AP of a curve: precision, made to fall, times the share of recall that each run gains. From the last run to the first, in blocks."""
     points = {"area": 0, "coco": 100, "11point": 10}[form]
-    reached = _reached(found, objects, points, MISSED[form]) if points else found
-    area = np.einsum("rb,rb->b", envelope[:-1] - envelope[1:], reached[:-1]) + envelope[-1] * reached[-1]
-    values: Floats = (envelope[0] + area) / (points + 1) if points else area / objects  # recall 0 is reached by the first detection
+    area = np.zeros(len(objects))
+    after = np.zeros(len(objects))  # the envelope of the run after the block
+    for stop in range(len(curve.rows), 0, -BLOCK):
+        block = slice(max(stop - BLOCK, 0), stop)
+        found = curve.found[block].astype(np.float64)
+        envelope = np.empty((len(found) + 1, len(objects)))
+        np.divide(found, _counted(curve, block), out=envelope[:-1])
+        envelope[-1] = after
+        rows = list(envelope)
+        for row, later in zip(rows[-2::-1], rows[:0:-1], strict=True):
+            np.maximum(row, later, out=row)
+        after = rows[0].copy()
+        reached = _reached(found, objects, points, MISSED[form]) if points else found
+        area += np.einsum("rb,rb->b", np.subtract(envelope[:-1], envelope[1:], out=envelope[:-1]), reached)
+    values: Floats = (after + area) / (points + 1) if points else area / objects  # recall 0 is reached by the first detection
     return values
+
+
+def _counted(curve: _Curve, block: slice) -> Floats:
+    """(r, B) how many detections that count stand down to each end of a block."""
+    counted = curve.down_to[curve.rows[block]].astype(np.float64)
+    before = curve.before[block]
+    if before[-1]:
+        some = counted[int(np.argmax(before > 0)) :]  # from the first end with an ignored detection before it
+        some -= curve.less[before[-len(some) :] - 1]
+        np.maximum(some, TINY, out=some)
+    return counted
 
 
 def _reached(found: Floats, objects: Floats, points: int, missed: NDArray[np.bool_]) -> Floats:
@@ -181,7 +213,7 @@ def _reached(found: Floats, objects: Floats, points: int, missed: NDArray[np.boo
     share = np.divide(found, objects, out=found)
     floor = np.floor(share)
     if missed.any():
-        exact = np.flatnonzero(share == floor)
-        flat = floor.reshape(-1)
-        flat[exact] -= missed[flat[exact].astype(np.int64)]
+        even = np.flatnonzero(objects % 10 == 0)  # found / objects = j / 100 for a j that is missed asks for this
+        some = floor[:, even]
+        floor[:, even] = some - (missed[some.astype(np.int64)] & (share[:, even] == some))
     return floor

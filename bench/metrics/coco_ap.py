@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.metrics.matches import indices, sides
+from bench.metrics.matches import indices, known, sides
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,9 +28,17 @@ def coco_ap(predictions: Predictions, truth: GroundTruth) -> dict[str, float]:
     names = [{"id": index, "name": name} for index, name in enumerate(truth.classes, start=1)]
     images = [{"id": index} for index in range(1, len(ids) + 1)]  # our ids may be any integers, hotcoco's may not; the order is the same
     objects = COCO.from_arrays(
-        images, names, indices(ids, truth.image) + 1, truth.labels + 1, sides(truth.boxes), area=truth.area, iscrowd=truth.crowd.astype(np.int64)
+        images,
+        names,
+        indices(ids, truth.image) + 1,
+        known(truth.labels, len(names)) + 1,
+        sides(truth.boxes),
+        area=truth.area,
+        iscrowd=truth.crowd.astype(np.int64),
     )
-    found = np.column_stack([indices(ids, predictions.image) + 1, sides(predictions.boxes), predictions.scores, predictions.labels + 1])
+    found = np.column_stack(
+        [indices(ids, predictions.image) + 1, sides(predictions.boxes), predictions.scores, known(predictions.labels, len(names)) + 1]
+    )
     evaluation = COCOeval(objects, objects.load_res(found), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()

@@ -44,7 +44,7 @@ class _Sorted:
     boxes: Floats  # (M, 4) x y w h
     scores: Floats  # (M,)
     rank: Ints  # (M,) place within its key
-    object_key: Ints  # (N,) of each object, those that count first within a key
+    object_key: Ints  # (N,) of each object, ascending, as given within a key
     object_boxes: Floats  # (N, 4) x y w h
     apart: Bools  # (N,) objects that are found without counting: crowd, or difficult in VOC
 
@@ -90,14 +90,14 @@ def voc_matches(predictions: Predictions, truth: GroundTruth, iou: float = 0.5, 
 
 
 def _sort(predictions: Predictions, truth: GroundTruth, apart: Bools, most: int | None = None) -> _Sorted:
-    """Both sides by image (in order of its id), class, then score (ties as given) or whether an object counts; the best `most` of a key stay."""
+    """Both sides by image (in order of its id), class, then score (ties as given); the best `most` of a key stay."""
     ids, classes = np.sort(truth.image_ids), len(truth.classes)
-    key = indices(ids, predictions.image) * classes + predictions.labels
+    key = indices(ids, predictions.image) * classes + known(predictions.labels, classes)
     order = np.lexsort((-predictions.scores, key))
     rank = _ranks(key[order])
     order, rank = (order, rank) if most is None else (order[rank < most], rank[rank < most])
-    object_key = indices(ids, truth.image) * classes + truth.labels
-    places = np.lexsort((apart, object_key))
+    object_key = indices(ids, truth.image) * classes + known(truth.labels, classes)
+    places = np.argsort(object_key, kind="stable")
     return _Sorted(
         key[order],
         sides(predictions.boxes[order]),
@@ -116,6 +116,14 @@ def indices(ids: Ints, images: Ints) -> Ints:
     if not known.all():
         raise ValueError(f"image {images[~known][0]} is not in the split's ground truth")
     return places
+
+
+def known(labels: Ints, classes: int) -> Ints:
+    """The labels; ValueError for one that is no class."""
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        raise ValueError(f"label {labels[wrong][0]}: allowed are 0 to {classes - 1}")
+    return labels
 
 
 def _ranks(key: Ints) -> Ints:

@@ -48,18 +48,27 @@ def write_predictions(path: Path, predictions: Predictions, *, limit_bytes: int 
 
 def read_predictions(path: Path) -> Predictions:
     """What write_predictions wrote; UserError names a file that is not that."""
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
-        about = json.loads((table.schema.metadata or {})[b"leandet"])
-        if about["version"] != VERSION or tuple(table.column_names) != COLUMNS:
-            raise ValueError(f"version {about['version']} with columns {', '.join(table.column_names)}")  # noqa: TRY301 - one place says what is wrong
-        columns = {name: table.column(name).to_numpy() for name in COLUMNS}
-        return _predictions(columns)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        predictions = _predictions(_columns(path.read_bytes()))
+        _check(predictions)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not predictions of leandet, version {VERSION} ({reason}); restore the file or run its stage again") from error
+    return predictions
+
+
+def _columns(data: bytes) -> dict[str, NDArray[Any]]:
+    """The whole-number columns of a file; ValueError, KeyError or one of Arrow's own errors for another file."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(data))
+    about = json.loads((table.schema.metadata or {})[b"leandet"])
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    if about["version"] != VERSION or tuple(columns) != COLUMNS or any(column.dtype.kind != "i" for column in columns.values()):
+        raise ValueError(f"version {about['version']} with columns {', '.join(columns)}")
+    return columns
 
 
 def compact(predictions: Predictions, per_image: int, lowest: float = 0.0) -> Predictions:
