@@ -79,6 +79,11 @@ class Evidence:
         ]
         return fmean(gains) if gains else None
 
+    def saved_here(self, row: str, reference: str, tier: str) -> float | None:
+        """Per cent of the reference's second stage that the row saves at this tier's scale: divisibility makes it differ from the paper's."""
+        sizes = [next((r.context["head_params_m"] for r in self.runs(key, tier) if "head_params_m" in r.context), None) for key in (row, reference)]
+        return None if sizes[0] is None or not sizes[1] else 100 * (1 - sizes[0] / sizes[1])
+
     def difference(self, row: str, reference: str, measure: str) -> Difference | None:
         """Row minus reference at the tier that is judged, from whichever side it was computed; None where it was not."""
         tier = self.tier(row)

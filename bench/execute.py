@@ -22,6 +22,7 @@ from bench.assemble import build_classifier, build_detector, continue_body, open
 from bench.checkpoints import Progress as Learnt
 from bench.datasets import open_split
 from bench.digest import plain
+from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
 from bench.plan import Run, schedule_of
@@ -168,8 +169,15 @@ def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
     samples["detections"] = detections_hash(fabric, detector, open_split(run.data, "val"))
     found = predict(fabric, detector, testing, images=limit, on_images=setup.progress.phase("testing"))
     values = score_all(write_predictions(places.run_folder(run.id) / PREDICTIONS, found), _first(testing.ground_truth(), limit))
-    context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None))}
+    context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None)), **_head(detector)}
     return replace(blank, values=values, samples=samples, context=context)
+
+
+def _head(detector: Any) -> dict[str, float]:
+    """How large the second stage is at this scale: an accuracy travels with what its row saves. Empty for a detector that names no parts."""
+    parts = detector.parts(64, 64) if hasattr(detector, "parts") else ()
+    modules = {part.name: part.module for part in parts if part.head}
+    return {"head_params_m": count_params(*modules.values()) / 1e6} if modules else {}
 
 
 def prepared(run: Run, setup: Setup, classes: int) -> Any:

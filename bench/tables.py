@@ -129,7 +129,14 @@ def _accuracy(question: _Question) -> _Finding:
     found = evidence.difference(row.key, row.reference, measure)
     difference = found.value if found else measured - other if measured is not None and other is not None else None
     word, reason = _accuracy_ruling(question)
-    return _Finding(word, reason, measured, difference, tier)
+    return _Finding(word, reason + _saved(question, tier), measured, difference, tier)
+
+
+def _saved(question: _Question, tier: str) -> str:
+    """What the head saves at the scale at which the accuracy was measured."""
+    row = question.row
+    share = question.evidence.saved_here(row.key, row.reference, tier) if tier and tier != "paper" else None
+    return "" if share is None else f"; at this scale its head has {abs(share):.0f} % {'fewer' if share >= 0 else 'more'} parameters"
 
 
 def _reference(question: _Question, tier: str, measured: float | None) -> _Finding:

@@ -203,6 +203,16 @@ def test_twins_share_their_runs_below_the_papers_tier():
     assert cell(at_paper, "fpn-r101-coco", "AP").outcome == "not attempted"
 
 
+def test_what_the_head_saves_at_the_small_scale_stands_beside_its_accuracy():
+    """0.6 of 1.0 million is 40 % fewer; 1.2 is 20 % more."""
+    sizes = {"k16-l5": 0.6, "fpn-r50": 1.0, "svd": 1.2}
+    records = [run(key, context={"data": "scenes-v1", "head_params_m": size}) for key, size in sizes.items()]
+    found = judged(records)
+    assert cell(found, "k16-l5", "mAP", "T2").reason.endswith("at this scale its head has 40 % fewer parameters")
+    assert cell(found, "svd", "mAP").reason.endswith("at this scale its head has 20 % more parameters")
+    assert "scale" not in cell(judged(pair()), "k16-l5", "mAP", "T2").reason
+
+
 def test_a_quoted_row_and_a_column_left_out_say_why():
     paper = replace(ENTRY.paper, rows=tuple(replace(row, quoted="shown by others") if row.key == "rfcn" else row for row in ENTRY.paper.rows))
     tables = [replace(t, columns=(t.columns[0], Column("ap", unattempted="test-dev needs the server"))) if t.id == "T1" else t for t in paper.tables]
