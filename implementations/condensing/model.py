@@ -4,7 +4,7 @@ Features of a RoI -> concentration -> K confidence maps -> key-part modelling + 
 
 Where the paper and its code differ (the default first; each is a field of `Condensing`):
 - `rectify`: Eq. 4 stands on the 1x1 convolution's output; the code has a ReLU between them, which the paper does not print. With it no confidence is
-  below 0.5 / 1.1, so neither loss can be met (background cannot reach 0, K maps cannot sum to 1), and under AdamW all maps were dead within 40 steps.
+  below 0.5 / 1.1, so neither loss can be met (background cannot reach 0, K maps cannot sum to 1), and all maps were dead after 40 steps (README).
   Default False, the paper; True is the code.
 - `reduction`: Eq. 6 and 7 print sums over RoIs and maps, the code takes means over all entries. A sum's scale would follow the batch, so the default
   "rois" divides the printed sums by the number of RoIs, which keeps the paper's ratio of L_d to L_u; "mean" is the code (L_d is K times lighter);
