@@ -33,7 +33,7 @@ def _view(standing: Standing) -> dict[str, Any]:
 
     built = {outcome.paper for outcome in standing.outcomes if outcome.key}
     return {
-        "papers": [_paper(standing, key, built=key in built) for key in standing.titles],
+        "papers": [_paper(standing, key, built=key in built) for key in sorted(standing.titles, key=lambda key: (key not in built, key))],
         "head": HEAD,
         "claim_head": CLAIM_HEAD[1:],
         "tally": tally(standing.outcomes),
