@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def plain(value: Any) -> Any:
         return [plain(value.func), plain(value.args), plain(value.keywords)]
     if callable(value):
         return f"{value.__module__}:{value.__qualname__}"
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+    return value if isinstance(value, bool | int | str | None) or (isinstance(value, float) and math.isfinite(value)) else repr(value)
 
 
 def callables(value: Any) -> Iterator[Callable[..., Any]]:
