@@ -14,7 +14,7 @@ from bench.catalogue import catalogue
 from bench.evidence import Difference
 from bench.records import Record
 from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_leaderboard, print_tables, render
-from bench.report.plots import chart
+from bench.report.plots import chart, ticks
 from bench.verdicts import WORDS
 
 EVIL = "<script>alert('|')</script> [bold]&[/bold]"
@@ -149,6 +149,27 @@ def test_a_chart_is_well_formed_and_draws_points_where_they_belong():
     (line,) = root.iter("{http://www.w3.org/2000/svg}polyline")
     (x0, y0), (x1, y1) = (tuple(map(float, point.split(","))) for point in line.get("points").split())
     assert (x0, y0) == (48, 264)  # the origin: left margin 48; 300 - 36 below
-    assert x1 == 460  # 640 - 180, the right end of the axis
-    assert y1 == pytest.approx(264 - 248 * 10 / 10.5, abs=0.1)  # the top of the axis is 5 % above the largest value
+    assert (x1, y1) == (460, 16)  # 640 - 180, the right end of the axis; the top margin
     assert chart("t", {"empty": []}, horizontal="x", vertical="y") == ""
+
+
+def test_a_chart_of_many_rows_has_room_for_its_legend_and_a_colour_each():
+    text = chart("t", {f"row{place} s0": [(1.0, 1.0)] for place in range(40)}, horizontal="x", vertical="y")
+    root = ET.fromstring(text)
+    svg = "{http://www.w3.org/2000/svg}"
+    height = int(next(root.iter(f"{svg}svg")).get("viewBox").split()[3])
+    assert max(float(rect.get("y")) for rect in root.iter(f"{svg}rect")) < height
+    assert len({line.get("stroke") for line in root.iter(f"{svg}polyline")}) == 40
+
+
+@pytest.mark.parametrize(
+    ("largest", "wanted"),
+    [
+        (50.0, [0, 10, 20, 30, 40, 50]),
+        (12000.0, [0, 2000, 4000, 6000, 8000, 10000, 12000]),
+        (0.7, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        (1.7, [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]),
+    ],
+)
+def test_axes_are_numbered_in_round_steps(largest, wanted):
+    assert ticks(largest) == pytest.approx(wanted)
