@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,6 @@ from torch import nn
 from bench.meters import METERS
 from bench.meters.conventions import convention
 from bench.meters.counted import Part, count
-from bench.meters.params import count_params
 from bench.records import Record
 from bench.scales import SCALES
 from bench.spec import CostRule, Paper, Request, Row, Scale
@@ -118,17 +117,3 @@ def channel_first(detector: nn.Module, *, on: bool) -> Iterator[None]:
     finally:
         for module, was in zip(able, before, strict=True):
             module.channel_first = was
-
-
-def head_params(row: Row, scale: Scale) -> int:
-    """Parameters of the row's second-stage head at a scale."""
-    parts: Iterable[Part] = build_on_meta(row, scale).parts(row.setting.min_px, row.setting.max_px)
-    return count_params(*{part.name: part.module for part in parts if part.head}.values())
-
-
-def saved_share(paper: Paper, row: Row, scale: Scale) -> float | None:
-    """Per cent of the original head's parameters that the row saves at a scale; None for a row that is an original itself."""
-    original = row
-    while original.reference:
-        original = paper.row(original.reference)
-    return None if original is row else 100 * (1 - head_params(row, scale) / head_params(original, scale))

@@ -1,17 +1,20 @@
 """The cost columns of Condensing's Tables 3 and 4, by formulas of their own: no number here comes from the code that is tested."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from math import ceil
 
 import pytest
 import torch
 from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from bench.catalogue import catalogue, find_paper
 from bench.claims import decide
-from bench.cost import build_on_meta, channel_first, cost_record, cost_records, head_params, saved_share
+from bench.cost import build_on_meta, channel_first, cost_record, cost_records
 from bench.cost_table import print_costs
 from bench.evidence import Evidence
 from bench.meters.bytes import MIB
@@ -307,10 +310,10 @@ def test_the_listing_names_convention_and_rois(records):
     assert "skipped: no weights" in text
 
 
-def test_the_saved_share_at_a_smaller_scale():
-    proxy = SCALES["proxy"]
-    row = PAPER.row("no-ld")  # judged against the condensed head; saved against the original one
-    share = 100 * (1 - head_params(row, proxy) / head_params(PAPER.row("fpn-r50"), proxy))
-    assert saved_share(PAPER, row, proxy) == pytest.approx(share)
-    assert 0 < share < 100
-    assert saved_share(PAPER, PAPER.row("fpn-r50"), proxy) is None
+def test_counting_waits_neither_for_torchvision_nor_for_the_compiler():
+    """Each takes as long to import as torch itself; `leandet cost` has six seconds for everything."""
+    lazy = ["torchvision", *(["torch._dynamo"] if hasattr(TorchDispatchMode, "_should_skip_dynamo") else [])]  # older torch does not let us
+    script = "import sys; from bench.catalogue import find_paper; from bench.cost import cost_records; cost_records(find_paper('condensing'));"
+    script += f"sys.exit(', '.join(name for name in {lazy} if name in sys.modules) or 0)"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
