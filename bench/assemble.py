@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from bench import machine
 from bench.schedule import draw_seed
 from bench.spec import Backbone, Request, Row, Scale
 
@@ -19,6 +20,7 @@ BACKBONES = "implementations.layers.backbones"  # found by name: bench imports n
 
 def open_fabric(precision: str, threads: int) -> Fabric:
     """The device and precision to run in; results are repeatable bit for bit on the CPU with the same threads."""
+    machine.keep_memory()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=not torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property; filling costs time

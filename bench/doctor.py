@@ -36,8 +36,10 @@ def checks() -> Iterator[Check]:
     yield Check("memory", f"{memory} GB", "" if memory >= MEMORY_GB else f"runs want {MEMORY_GB} GB: close other programs")
     free = shutil.disk_usage(places.home()).free / 1e9
     yield Check("disk", f"{free:.0f} GB free", "" if free >= ROOM_GB else f"free {ROOM_GB} GB, or point LEANDET_HOME at a larger disk")
-    for tool, need in (("git", "records name the commit that made them"), ("dvc", "`dvc repro` needs it; `leandet run` does not")):
-        yield Check(tool, (shutil.which(tool) and "found") or "missing", "" if shutil.which(tool) else f"install {tool}: {need}")
+    git = machine.git("rev-parse", "--short", "HEAD")
+    yield Check("git", git or "none here", "" if git else "install git and work in a clone: records name the commit that made them")
+    dvc = machine.installed("dvc")
+    yield Check("dvc", dvc, "pip install dvc: `dvc repro` needs it (`leandet run` does not)" if dvc == "missing" else "")
     yield from _torch()
     yield Check("data", "scenes-v1 (drawn on the fly, nothing to download); any other by --data, VOC and COCO by `leandet download`")
 

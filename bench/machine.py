@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,11 @@ def bf16_gain() -> float:
         seconds(enabled)
     plain, halved = (min(seconds(enabled) for _ in range(5)) for enabled in (False, True))
     return plain / halved
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next tensor: on Linux every step would else fault the same pages in again."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        for option, value in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of mallopt(3)
+            getattr(library, "mallopt", lambda *_: 0)(option, value)

@@ -14,8 +14,8 @@ from bench.datasets.scenes import open_scenes, single_objects
 from bench.datasets.source import Data
 from bench.types import GroundTruth, Target
 
-SIDE = 64  # pixels of an object's image
-OBJECTS = 20_000  # distinct ones, at most
+SIDE = 48  # pixels of an object's image: about as large as objects are to the detectors
+OBJECTS = 32_000  # distinct ones, at most
 HELD_OUT = 512
 
 
@@ -23,7 +23,7 @@ class Objects:
     """Single objects as a split: the target of each image is one label and one box, the whole image."""
 
     def __init__(self, name: str, digest: str, drawn: tuple[Any, Any], classes: tuple[str, ...]) -> None:
-        """`drawn`: images (N, 64, 64, 3) uint8, labels (N,) int64."""
+        """`drawn`: images (N, 48, 48, 3) uint8, labels (N,) int64."""
         self.name, self.digest, self.classes = name, digest, classes
         self._images, self._labels = drawn
         self.count = len(self._labels)
@@ -33,7 +33,7 @@ class Objects:
         return self.count
 
     def image(self, index: int) -> Tensor:
-        """(3, 64, 64) float32 in 0..1."""
+        """(3, 48, 48) float32 in 0..1."""
         return torch.from_numpy(self._images[index]).permute(2, 0, 1).float() / 255
 
     def target(self, index: int) -> Target:

@@ -18,7 +18,7 @@ SCALES: dict[Tier, Scale] = {
         rois=16,
         proposals=(32, 16),
         seeds=2,
-        finest=3,
+        anchors=2.4,
         single_map=2.0,
     ),
     "proxy": Scale(
@@ -26,10 +26,10 @@ SCALES: dict[Tier, Scale] = {
         width=0.25,  # stem 64 -> 16, fc 1024 -> 256; FPN 256 -> 128, the least that condensed heads take
         size=0.16,  # 600 px become 96, 800 px become 128
         backbones=_PROXY_BACKBONES,
-        schedule=Schedule(images=8000, decay_images=4000, epoch_images=2000, warmup_images=800, batch=16, rate=1e-3),
+        schedule=Schedule(images=3000, decay_images=1000, epoch_images=1000, warmup_images=400, batch=4, rate=7e-4),
         rois=32,
-        proposals=(128, 64),
-        finest=3,
+        proposals=(128, 100),
+        anchors=2.4,
         single_map=2.0,
     ),
     "real": Scale(
@@ -37,11 +37,10 @@ SCALES: dict[Tier, Scale] = {
         width=0.25,
         size=0.4,  # 600 px become 240
         backbones=_PROXY_BACKBONES,
-        schedule=Schedule(images=3200, decay_images=1600, epoch_images=200, warmup_images=400, batch=8, rate=1e-3),
+        schedule=Schedule(images=2400, decay_images=800, epoch_images=200, warmup_images=200, batch=4, rate=7e-4),
         rois=64,
         proposals=(256, 128),
         seeds=1,
-        finest=3,
         threads=2,
     ),
     "paper": Scale(
@@ -69,5 +68,5 @@ SCALES: dict[Tier, Scale] = {
     ),
 }
 
-# Single objects of the embedded dataset at 64 px: what ImageNet is to the papers.
-PRETRAIN = Schedule(images=40_000, decay_images=20_000, epoch_images=10_000, warmup_images=2_000, batch=64, rate=2e-3)
+# Single objects of the embedded dataset: what ImageNet is to the papers.
+PRETRAIN = Schedule(images=24_000, decay_images=8_000, epoch_images=8_000, warmup_images=2_000, batch=32, rate=2e-3)

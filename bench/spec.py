@@ -55,9 +55,7 @@ class Scale:
     proposals: tuple[int, int]  # kept after suppression in training and in testing
     seeds: int = 5  # of a headline row
     threads: int = 1  # CPU threads a run: part of what makes it repeatable
-    finest: int = (
-        2  # the finest level of a pyramid: P2 in the papers; small images leave it out, with its anchors, as half their cost for their smallest
-    )
+    anchors: float = 1.0  # further factor on the anchors of a pyramid, whose strides do not shrink with the pixels
     single_map: float = 1.0  # further factor on the pixels of detectors with one map of stride 16, whose cells small images would make too coarse
 
     def channels(self, paper: int, *, multiple: int = 8, least: int = 8) -> int:

@@ -49,15 +49,15 @@ class Scenes:
     tilt: float = 0.15  # tangent of an object's turn, either way
     stretch: float = 0.15  # of an object's height against its width, either way
     part: tuple[float, float] = (0.8, 1.05)  # diameter of a part, in cells
-    contrast: int = 110  # of a part against its plate, a channel: half of it to all of it
-    plate: float = 0.5  # opacity of the plate behind an object's parts and behind a distractor
-    plate_contrast: int = 60  # of a plate against the background
-    texture: int = 36  # of the background, each of two textures a channel
-    shading: int = 20  # texture on parts and plates
-    noise: int = 8  # standard deviation of the grain over everything
-    distractors: tuple[int, int] = (0, 6)  # single parts
-    occluders: tuple[int, int] = (0, 2)  # bars in front
-    hidden: float = 0.35  # at most this share of an object's part boxes lies behind something
+    contrast: int = 140  # of a part against its plate, a channel: half of it to all of it
+    plate: float = 0.9  # opacity of the plate behind an object's parts and behind a distractor
+    plate_contrast: int = 90  # of a plate against the background
+    texture: int = 18  # of the background, each of two textures a channel
+    shading: int = 10  # texture on parts and plates
+    noise: int = 5  # standard deviation of the grain over everything
+    distractors: tuple[int, int] = (0, 3)  # single parts
+    occluders: tuple[int, int] = (0, 1)  # bars in front
+    hidden: float = 0.25  # at most this share of an object's part boxes lies behind something
     hidden_part: float = 0.7  # and at most this share of any one part's
 
 

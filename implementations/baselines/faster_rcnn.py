@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from implementations.baselines.numbers import enlarged, fc_width, image_sides, pyramid_rpn, roi_quota, single_map_rpn, strides
+from implementations.baselines.numbers import enlarged, fc_width, image_sides, pyramid_rpn, roi_quota, single_map_rpn
 from implementations.layers.backbones import ResNet
 from implementations.layers.heads import HeadFactory, HeadShape, layer4_head, two_fc_head
 from implementations.layers.pooling import Align, PyramidAlign
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bench.spec import Request
 
 SIDE = 7  # of the RoI features
+STRIDES = (4, 8, 16, 32)  # of the levels that RoIs are read from
 C4_STRIDE = 16
 
 
@@ -32,14 +33,13 @@ def canonical_side(request: Request) -> float:
 
 def faster_rcnn_fpn(request: Request, *, head: HeadFactory = two_fc_head) -> TwoStage:
     """Faster R-CNN on a pyramid; `head` makes the second-stage head."""
-    levels = strides(request)
-    backbone = ResNet(request.scale.backbones[request.setting.backbone], outputs=len(levels))
+    backbone = ResNet(request.scale.backbones[request.setting.backbone])
     rpn, regions = pyramid_rpn(request), RegionConfig(request.classes, request.classes + 1, roi_quota(request))
     width, canonical = rpn.channels, canonical_side(request)
     shape = HeadShape(width, SIDE, request.classes, regions.box_classes, fc_width(request))
     sides = image_sides(request)
-    config = DetectorConfig("faster_rcnn_fpn", *sides, rpn, (regions,), levels, backbone.channels, (width, SIDE, SIDE), canonical)
-    stage = RegionStage(regions, PyramidAlign(SIDE, levels, canonical), head(shape))
+    config = DetectorConfig("faster_rcnn_fpn", *sides, rpn, (regions,), STRIDES, backbone.channels, (width, SIDE, SIDE), canonical)
+    stage = RegionStage(regions, PyramidAlign(SIDE, STRIDES, canonical), head(shape))
     return TwoStage(config, (backbone, Pyramid(backbone.channels, width)), RPN(width, rpn), stage)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from implementations.layers.matching import Thresholds
 from implementations.layers.rpn import RPNConfig
 from implementations.layers.sampling import Quota
 
@@ -17,6 +18,9 @@ LEAST_ANCHOR = 6  # px: a smaller anchor fits no object and rounds badly
 LEAST_CHANNELS = 128  # condensed heads need that many
 LEAST_SAMPLES = 64  # anchors an image: fewer see too few negatives
 LEAST_FC = 64
+FINEST_STRIDE = 4  # px, of a pyramid's first level
+SPARSE = 2.5  # cells a side of the smallest anchor below which anchors stand at 2 x 2 places of a cell
+SPARSE_THRESHOLD = 0.5  # overlap from which such an anchor is positive: 0.7 is hardly ever reached between places 4 px apart
 SINGLE_LEVEL = 6  # detectors with one map show suppression as many times more anchors than they keep (12000 -> 2000, 6000 -> 1000)
 
 
@@ -25,14 +29,14 @@ def anchor_sides(request: Request) -> tuple[float, ...]:
     return tuple(float(max(LEAST_ANCHOR, round(request.scale.pixels(side)))) for side in SIDES)
 
 
+def pyramid_sides(request: Request) -> tuple[float, ...]:
+    """The same for a pyramid, where small images would leave anchors sparse against the strides."""
+    return tuple(float(max(LEAST_ANCHOR, round(request.scale.pixels(side) * request.scale.anchors))) for side in SIDES)
+
+
 def image_sides(request: Request) -> tuple[int, int]:
     """What the shorter side of an image becomes, and what the longer never passes."""
     return round(request.scale.pixels(request.setting.min_px)), round(request.scale.pixels(request.setting.max_px))
-
-
-def strides(request: Request) -> tuple[int, ...]:
-    """Of the pyramid's levels that RoIs are read from: 4 to 32 px in the papers."""
-    return tuple(1 << level for level in range(request.scale.finest, 6))
 
 
 def enlarged(request: Request) -> Request:
@@ -51,10 +55,20 @@ def roi_quota(request: Request) -> Quota:
 
 
 def pyramid_rpn(request: Request) -> RPNConfig:
-    """One anchor side a level, five levels from P2 on (FPN, section 4.1)."""
+    """One anchor side a level, five levels (FPN, section 4.1)."""
     kept = request.scale.proposals
-    sizes = tuple((side,) for side in anchor_sides(request)[request.scale.finest - 2 :])
-    return RPNConfig(request.scale.channels(256, least=LEAST_CHANNELS), sizes, RATIOS, kept, kept, anchor_quota(request))
+    sizes = tuple((side,) for side in pyramid_sides(request))
+    width, positions = request.scale.channels(256, least=LEAST_CHANNELS), anchor_positions(sizes[0][0] / FINEST_STRIDE)
+    thresholds = Thresholds(0.7 if positions == 1 else SPARSE_THRESHOLD, 0.3, rescue=True)
+    return RPNConfig(width, sizes, RATIOS, kept, kept, anchor_quota(request), thresholds, positions=positions)
+
+
+def anchor_positions(cells: float) -> int:
+    """Places of anchors in a cell, a side, where an anchor's side is that many cells: 8 in the papers, who place one.
+
+    With little more than one cell a side, half of all objects would lie so far from every anchor that none overlaps them by 0.5.
+    """
+    return 1 if cells >= SPARSE else 2
 
 
 def single_map_rpn(request: Request) -> RPNConfig:
