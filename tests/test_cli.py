@@ -1,0 +1,175 @@
+"""The command line: quick where nothing is run, one line and exit code 2 for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.catalogue import catalogue
+from bench.datasets import open_split, parse_data
+from bench.published import read_published
+
+HERE = Path(__file__).parents[1]
+COMMANDS = (
+    "list",
+    "show",
+    "plan",
+    "run",
+    "cost",
+    "score",
+    "tables",
+    "leaderboard",
+    "publish",
+    "attest",
+    "rerun",
+    "doctor",
+    "cells",
+    "download",
+    "draw",
+)
+
+
+def leandet(*words: str, home: Path, code: str = "") -> subprocess.CompletedProcess[str]:
+    program = ["-c", code] if code else ["-m", "bench.cli"]
+    return subprocess.run(
+        [sys.executable, *program, *words],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LEANDET_HOME": str(home), "COLUMNS": "200"},
+    )
+
+
+def called(monkeypatch, capsys, home: Path, *words: str) -> tuple[int, str, str]:
+    """(exit code, output, errors) of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["leandet", *words])
+    monkeypatch.setenv("LEANDET_HOME", str(home))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(monkeypatch, capsys, tmp_path, command):
+    code, out, _ = called(monkeypatch, capsys, tmp_path, command, "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert len(out) > 200
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "list condensing", "plan condensing --rows svd", "cells --json", "tables --quiet", "show condensing.k16-l5"]
+)
+def test_what_runs_nothing_imports_no_torch(tmp_path, words):
+    code = f"import sys; sys.argv = ['leandet', *{words.split()!r}]\nfrom bench import cli\n"
+    code += "try: cli.main()\nexcept SystemExit as end: assert not end.code\n"
+    said = leandet(home=tmp_path, code=code + "sys.stderr.write(' '.join({'torch', 'torchvision', 'lightning_fabric'} & set(sys.modules)))")
+    assert said.returncode == 0, said.stderr
+    assert said.stderr == ""
+
+
+def test_list_answers_in_half_a_second(tmp_path):
+    """Of CPU time, the best of five, so that a busy machine does not decide."""
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        said = leandet("list", home=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert all(key in said.stdout for key in catalogue())
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
+def test_cells_are_those_that_are_printed(monkeypatch, capsys, tmp_path):
+    code, out, _ = called(monkeypatch, capsys, tmp_path, "cells", "--json")
+    cells = json.loads(out)
+    keys = {"paper", "table", "row", "column", "unit", "kind", "published", "measured", "outcome", "reason", "tier"}
+    assert code == 0
+    assert all(set(cell) == keys and cell["outcome"] and cell["reason"] for cell in cells)
+    printed = [read_published(path) for path in sorted((HERE / "implementations").glob("*/published.json"))]
+    assert {cell["paper"] for cell in cells} == {each.paper for each in printed}
+    for each in printed:
+        if each.paper != "condensing":
+            assert {cell["reason"] for cell in cells if cell["paper"] == each.paper and not cell["outcome"].startswith("quoted")} == {"not built yet"}
+
+
+MISTAKES = [
+    ("plan nope", "'nope'", "condensing"),
+    ("plan condensing --tier huge", "'huge'", "proxy"),
+    ("plan condensing --rows nope", "'nope'", "fpn-r50"),
+    ("run condensing.nope", "condensing.nope", "PAPER.ROW.TIER"),
+    ("run condensing.nope.proxy.s0", "'nope'", "fpn-r50"),
+    ("run condensing --tier real", "--data", "train="),
+    ("run condensing --tier paper --data voc=/nowhere", "--init", "safetensors"),
+    ("run condensing --rows svd --jobs 0", "--jobs 0", "allowed"),
+    ("plan condensing --data what=1", "'what'", "train"),
+    ("plan condensing --seeds -1", "--seeds -1", "allowed"),
+    ("show condensing.nope", "'nope'", "fpn-r50"),
+    ("show condensing.fpn-r50.proxy.s0", "no record", "leandet run"),
+    ("rerun --row condensing", "'condensing'", "PAPER.ROW.TIER"),
+    ("attest condensing.svd.smoke.s7", "svd.smoke.s7", "leandet run"),
+    ("cells nope", "'nope'", "condensing"),
+    ("tables nope", "'nope'", "condensing"),
+    ("cost nope", "'nope'", "condensing"),
+    ("download nope somewhere", "'nope'", "voc"),
+    ("score --predictions nowhere.json", "nowhere.json", "give"),
+    ("score --predictions nowhere.json --split all", "'all'", "test"),
+    ("draw condensing.k16-l5.smoke.s0 out.png", "no weights", "leandet run"),
+]
+
+
+@pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_two(monkeypatch, capsys, tmp_path, words, named, allowed):  # noqa: PLR0917 - fixtures
+    code, out, err = called(monkeypatch, capsys, tmp_path, *words.split())
+    assert code == 2, out + err
+    assert len(err.strip().splitlines()) == 1
+    assert named in err
+    assert allowed in err
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_anybodys_results_make_a_row(monkeypatch, capsys, tmp_path):
+    """The truth itself, as results, scores 100."""
+    truth = open_split(parse_data("scenes-v1"), "val").ground_truth()
+    entries = [
+        {"image_id": int(image), "category_id": int(label) + 1, "bbox": [float(a), float(b), float(c - a), float(d - b)], "score": 0.9}
+        for image, label, (a, b, c, d) in zip(truth.image, truth.labels, truth.boxes, strict=True)
+    ]
+    results = tmp_path / "perfect.json"
+    results.write_text(json.dumps(entries))
+    home = tmp_path / "home"
+    code, out, err = called(monkeypatch, capsys, home, "score", "--predictions", str(results), "--split", "val")
+    assert code == 0, err
+    assert dict(line.split() for line in out.splitlines() if line.startswith("ap "))["ap"] == "100.000"
+    code, out, err = called(monkeypatch, capsys, home, "leaderboard", "--csv")
+    assert code == 0, err
+    assert [line for line in out.splitlines() if line.startswith("scored.perfect")]
+    results.write_text(results.read_text()[: len(results.read_text()) // 2])
+    code, _, err = called(monkeypatch, capsys, home, "score", "--predictions", str(results), "--split", "val")
+    assert code == 2
+    assert "perfect.json" in err
+
+
+def test_doctor_says_how_the_machine_is(monkeypatch, capsys, tmp_path):
+    code, out, err = called(monkeypatch, capsys, tmp_path, "doctor")
+    assert code in {0, 2}
+    for word in ("python", "cores", "memory", "disk", "git", "dvc", "torch", "data"):
+        assert f" {word} " in out
+    assert (code == 2) == ("!!" in out), out + err
+
+
+def test_doctor_explains_a_cpu_torch_beside_the_registrys_torchvision(monkeypatch, capsys, tmp_path):
+    versions = {"torch": "2.15.0+cpu", "torchvision": "0.29.2"}
+    monkeypatch.setattr("bench.machine.installed", lambda package: versions.get(package, "1.0"))
+    code, _, err = called(monkeypatch, capsys, tmp_path, "doctor")
+    assert code == 2
+    assert "CPU-only torch" in err
