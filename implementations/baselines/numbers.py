@@ -18,9 +18,8 @@ LEAST_ANCHOR = 6  # px: a smaller anchor fits no object and rounds badly
 LEAST_CHANNELS = 128  # condensed heads need that many
 LEAST_SAMPLES = 64  # anchors an image: fewer see too few negatives
 LEAST_FC = 64
-FINEST_STRIDE = 4  # px, of a pyramid's first level
-SPARSE = 2.5  # cells a side of the smallest anchor below which anchors stand at 2 x 2 places of a cell
-SPARSE_THRESHOLD = 0.5  # overlap from which such an anchor is positive: 0.7 is hardly ever reached between places 4 px apart
+FINEST_STRIDE = 4  # px, of P2
+SPARSE = 4  # cells a side of the smallest anchor below which 0.7 is hardly ever reached
 SINGLE_LEVEL = 6  # detectors with one map show suppression as many times more anchors than they keep (12000 -> 2000, 6000 -> 1000)
 
 
@@ -58,17 +57,17 @@ def pyramid_rpn(request: Request) -> RPNConfig:
     """One anchor side a level, five levels (FPN, section 4.1)."""
     kept = request.scale.proposals
     sizes = tuple((side,) for side in pyramid_sides(request))
-    width, positions = request.scale.channels(256, least=LEAST_CHANNELS), anchor_positions(sizes[0][0] / FINEST_STRIDE)
-    thresholds = Thresholds(0.7 if positions == 1 else SPARSE_THRESHOLD, 0.3, rescue=True)
-    return RPNConfig(width, sizes, RATIOS, kept, kept, anchor_quota(request), thresholds, positions=positions)
+    width, thresholds = request.scale.channels(256, least=LEAST_CHANNELS), anchor_thresholds(sizes[0][0] / FINEST_STRIDE)
+    return RPNConfig(width, sizes, RATIOS, kept, kept, anchor_quota(request), thresholds)
 
 
-def anchor_positions(cells: float) -> int:
-    """Places of anchors in a cell, a side, where an anchor's side is that many cells: 8 in the papers, who place one.
+def anchor_thresholds(cells: float) -> Thresholds:
+    """Overlaps from which an anchor is positive and below which it is negative, where an anchor's side is that many cells: 8 in the papers.
 
-    With little more than one cell a side, half of all objects would lie so far from every anchor that none overlaps them by 0.5.
+    With 3 cells a side one object in six has an anchor that overlaps it by 0.7, and seven in eight one by 0.5: the proposal network would learn
+    from little but each object's single best anchor.
     """
-    return 1 if cells >= SPARSE else 2
+    return Thresholds(0.7 if cells >= SPARSE else 0.5, 0.3, rescue=True)
 
 
 def single_map_rpn(request: Request) -> RPNConfig:

@@ -21,17 +21,8 @@ def cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:
     return (torch.stack((-width, -height, width, height), 1) / 2).round()
 
 
-def positioned(cell: Tensor, step: tuple[int, int], positions: int) -> Tensor:
-    """The cell's anchors at positions x positions places, evenly spread around the cell's own, (positions ** 2 * A, 4). `step` is (y, x)."""
-    spread = (torch.arange(positions, dtype=torch.float32) - (positions - 1) / 2) / positions
-    y, x = torch.meshgrid(spread * step[0], spread * step[1], indexing="ij")
-    shifts = torch.stack((x, y, x, y), 2).reshape(-1, 1, 4)
-    return (shifts + cell).reshape(-1, 4)
-
-
-def grid_anchors(cell: Tensor, grid: tuple[int, int], image: tuple[int, int], positions: int = 1) -> Tensor:
+def grid_anchors(cell: Tensor, grid: tuple[int, int], image: tuple[int, int]) -> Tensor:
     """The cell's anchors at every cell, row by row, (H * W * A, 4). The step is image // grid, as torchvision has it."""
-    cell = positioned(cell, (image[0] // grid[0], image[1] // grid[1]), positions)
     y = torch.arange(grid[0], dtype=torch.float32) * (image[0] // grid[0])
     x = torch.arange(grid[1], dtype=torch.float32) * (image[1] // grid[1])
     y, x = (axis.flatten() for axis in torch.meshgrid(y, x, indexing="ij"))
@@ -44,19 +35,18 @@ class Anchors:
 
     sizes: tuple[tuple[float, ...], ...]
     ratios: tuple[float, ...]
-    positions: int = 1  # places in a cell, a side: more than one where anchors are hardly larger than a cell
     cache: dict[tuple[GridSizes, tuple[int, int], str], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def per_cell(self) -> int:
         """Anchors of one cell, the same on every level."""
-        return len(self.sizes[0]) * len(self.ratios) * self.positions**2
+        return len(self.sizes[0]) * len(self.ratios)
 
     def __call__(self, grids: GridSizes, image: tuple[int, int], device: torch.device) -> Tensor:
         """Every anchor, level by level, (N, 4)."""
         key = (grids, image, str(device))
         if key not in self.cache:
             cells = [cell_anchors(sizes, self.ratios) for sizes in self.sizes]
-            levels = [grid_anchors(cell, grid, image, self.positions) for cell, grid in zip(cells, grids, strict=True)]
+            levels = [grid_anchors(cell, grid, image) for cell, grid in zip(cells, grids, strict=True)]
             self.cache[key] = torch.cat(levels).to(device)
         return self.cache[key]

@@ -33,7 +33,6 @@ class RPNConfig:
     quota: Quota  # of anchors an image: 256, half of them positive, in the papers
     thresholds: Thresholds = field(default_factory=lambda: Thresholds(0.7, 0.3, rescue=True))
     nms: float = 0.7
-    positions: int = 1  # of anchors in a cell, a side
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class RPN(nn.Module):
     def __init__(self, channels: int, config: RPNConfig) -> None:
         super().__init__()
         self.config = config
-        self.anchors = Anchors(config.anchor_sizes, config.ratios, config.positions)
+        self.anchors = Anchors(config.anchor_sizes, config.ratios)
         self.head = RPNHead(channels, config.channels, self.anchors.per_cell)
 
     def forward(
