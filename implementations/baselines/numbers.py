@@ -18,8 +18,7 @@ LEAST_ANCHOR = 6  # px: a smaller anchor fits no object and rounds badly
 LEAST_CHANNELS = 128  # condensed heads need that many
 LEAST_SAMPLES = 64  # anchors an image: fewer see too few negatives
 LEAST_FC = 64
-FINEST_STRIDE = 4  # px, of P2
-SPARSE = 4  # cells a side of the smallest anchor below which 0.7 is hardly ever reached
+SPARSE = 0.5  # of the papers' anchor sides, on the same strides: below it an overlap of 0.7 is hardly ever reached
 SINGLE_LEVEL = 6  # detectors with one map show suppression as many times more anchors than they keep (12000 -> 2000, 6000 -> 1000)
 
 
@@ -57,24 +56,26 @@ def pyramid_rpn(request: Request) -> RPNConfig:
     """One anchor side a level, five levels (FPN, section 4.1)."""
     kept = request.scale.proposals
     sizes = tuple((side,) for side in pyramid_sides(request))
-    width, thresholds = request.scale.channels(256, least=LEAST_CHANNELS), anchor_thresholds(sizes[0][0] / FINEST_STRIDE)
+    width, thresholds = request.scale.channels(256, least=LEAST_CHANNELS), anchor_thresholds(sizes[0][0])
     return RPNConfig(width, sizes, RATIOS, kept, kept, anchor_quota(request), thresholds)
 
 
-def anchor_thresholds(cells: float) -> Thresholds:
-    """Overlaps from which an anchor is positive and below which it is negative, where an anchor's side is that many cells: 8 in the papers.
+def anchor_thresholds(side: float) -> Thresholds:
+    """Overlaps from which an anchor is positive and below which it is negative; `side` is the smallest anchor's, in px: 32 in the papers.
 
-    With 3 cells a side one object in six has an anchor that overlaps it by 0.7, and seven in eight one by 0.5: the proposal network would learn
+    With 12 px on P2 one object in six has an anchor that overlaps it by 0.7, and seven in eight one by 0.5: the proposal network would learn
     from little but each object's single best anchor.
     """
-    return Thresholds(0.7 if cells >= SPARSE else 0.5, 0.3, rescue=True)
+    return Thresholds(0.7 if side >= SPARSE * SIDES[0] else 0.5, 0.3, rescue=True)
 
 
 def single_map_rpn(request: Request) -> RPNConfig:
     """Five sides on the map of stride 16, a 3x3 convolution of 512 channels."""
     kept = request.scale.proposals
     seen = (SINGLE_LEVEL * kept[0], SINGLE_LEVEL * kept[1])
-    return RPNConfig(request.scale.channels(512, least=LEAST_CHANNELS), (anchor_sides(request),), RATIOS, seen, kept, anchor_quota(request))
+    sides = anchor_sides(request)
+    width, thresholds = request.scale.channels(512, least=LEAST_CHANNELS), anchor_thresholds(sides[0])
+    return RPNConfig(width, (sides,), RATIOS, seen, kept, anchor_quota(request), thresholds)
 
 
 def fc_width(request: Request) -> int:
