@@ -287,15 +287,14 @@ def large() -> tuple[Predictions, GroundTruth]:
 def test_480_000_detections_are_scored_from_parquet_in_two_seconds(tmp_path: Path) -> None:
     predictions, truth = large()
     write_predictions(tmp_path / "p.parquet", predictions, limit_bytes=10**8)
-    seconds: list[float] = []
-    while len(seconds) < 5 and min(seconds, default=9) > 2:  # again if slow: other work on the machine only adds
-        start = time.perf_counter()
-        read = read_predictions(tmp_path / "p.parquet")
-        values = coco_ap(read, truth)
-        seconds.append(time.perf_counter() - start)
+    read_predictions(tmp_path / "p.parquet")  # imports pyarrow
+    start = time.process_time()  # of all threads, which is no less than an idle machine's clock
+    read = read_predictions(tmp_path / "p.parquet")
+    values = coco_ap(read, truth)
+    seconds = time.process_time() - start
     assert len(read.labels) > 400_000
     assert 0 < values["ap"] < 100
-    assert min(seconds) <= 2, seconds
+    assert seconds <= 2
 
 
 def test_metrics_import_no_torch() -> None:

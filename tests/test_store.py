@@ -16,7 +16,6 @@ from bench.metrics import coco_ap
 from bench.metrics.store import STEPS, compact, read_coco_results, read_predictions, write_predictions
 from bench.types import GroundTruth, Predictions, UserError
 
-
 NUMBERS = count()
 
 
@@ -258,7 +257,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entries=st.lists(st.fixed_dictionaries(VALUES) | JSON, max_size=3), cut=st.none() | st.integers(0, 200))
 def test_any_results_are_predictions_or_a_named_mistake(tmp_path: Path, entries: list, cut: int | None) -> None:
     path = tmp_path / f"{next(NUMBERS)}.json"  # a new file each time: to overwrite one waits for the disk
