@@ -70,10 +70,10 @@ def test_svd_is_a_transformation_of_the_baseline():
 
 
 def test_no_printed_result_is_repeated_in_the_rows():
-    """Every AP, size and count above ten that is printed with a decimal stands in published.json alone."""
+    """Every AP, size and count above ten that is printed with a decimal stands in published.json alone; smaller ones may be settings."""
     source = (FOLDER / "condensing" / "paper.py").read_text()
     printed = json.loads((FOLDER / "condensing" / "published.json").read_text())
-    cells = {cell for table in printed["tables"] for row in table["rows"] for cell in row["cells"][1:] if "." in cell}
+    cells = {cell for table in printed["tables"] for row in table["rows"] for cell in row["cells"][1:] if "." in cell and float(cell) > 10}
     assert [cell for cell in cells if cell in source] == []
 
 
