@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from implementations.layers.matching import Thresholds
 from implementations.layers.rpn import RPNConfig
 from implementations.layers.sampling import Quota
 
@@ -18,7 +17,6 @@ LEAST_ANCHOR = 6  # px: a smaller anchor fits no object and rounds badly
 LEAST_CHANNELS = 128  # condensed heads need that many
 LEAST_SAMPLES = 64  # anchors an image: fewer see too few negatives
 LEAST_FC = 64
-SPARSE = 0.5  # of the papers' anchor sides, on the same strides: below it an overlap of 0.7 is hardly ever reached
 SINGLE_LEVEL = 6  # detectors with one map show suppression as many times more anchors than they keep (12000 -> 2000, 6000 -> 1000)
 
 
@@ -56,26 +54,14 @@ def pyramid_rpn(request: Request) -> RPNConfig:
     """One anchor side a level, five levels (FPN, section 4.1)."""
     kept = request.scale.proposals
     sizes = tuple((side,) for side in pyramid_sides(request))
-    width, thresholds = request.scale.channels(256, least=LEAST_CHANNELS), anchor_thresholds(sizes[0][0])
-    return RPNConfig(width, sizes, RATIOS, kept, kept, anchor_quota(request), thresholds)
-
-
-def anchor_thresholds(side: float) -> Thresholds:
-    """Overlaps from which an anchor is positive and below which it is negative; `side` is the smallest anchor's, in px: 32 in the papers.
-
-    With 12 px on P2 one object in six has an anchor that overlaps it by 0.7, and seven in eight one by 0.5: the proposal network would learn
-    from little but each object's single best anchor.
-    """
-    return Thresholds(0.7 if side >= SPARSE * SIDES[0] else 0.5, 0.3, rescue=True)
+    return RPNConfig(request.scale.channels(256, least=LEAST_CHANNELS), sizes, RATIOS, kept, kept, anchor_quota(request))
 
 
 def single_map_rpn(request: Request) -> RPNConfig:
     """Five sides on the map of stride 16, a 3x3 convolution of 512 channels."""
     kept = request.scale.proposals
     seen = (SINGLE_LEVEL * kept[0], SINGLE_LEVEL * kept[1])
-    sides = anchor_sides(request)
-    width, thresholds = request.scale.channels(512, least=LEAST_CHANNELS), anchor_thresholds(sides[0])
-    return RPNConfig(width, (sides,), RATIOS, seen, kept, anchor_quota(request), thresholds)
+    return RPNConfig(request.scale.channels(512, least=LEAST_CHANNELS), (anchor_sides(request),), RATIOS, seen, kept, anchor_quota(request))
 
 
 def fc_width(request: Request) -> int:
