@@ -99,7 +99,7 @@ def test_a_thousand_images_fit_and_the_file_says_what_was_dropped(tmp_path: Path
 
 
 def test_nothing_is_dropped_that_fits(tmp_path: Path) -> None:
-    stored = write_predictions(tmp_path / "p.parquet", made(50, 2000))
+    stored = write_predictions(tmp_path / "p.parquet", made(3, 2000))  # hundreds an image
     assert len(stored.scores) == 2000
     assert json.loads(pq.read_schema(tmp_path / "p.parquet").metadata[b"leandet"])["dropped"] == 0
 

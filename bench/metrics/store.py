@@ -24,8 +24,17 @@ __all__ = ["compact", "read_coco_results", "read_predictions", "write_prediction
 VERSION = 1
 PIXEL = 16  # steps a pixel: corners are kept to 1/16 px
 SCORE = 65535  # steps from score 0 to 1
-# (detections an image, lowest score): what is dropped, step by step, until the file fits. The tail of low scores moves AP least, so it goes first.
-STEPS = ((100, 0.0), (100, 0.001), (100, 0.005), (100, 0.01), (100, 0.02), (100, 0.05), *((most, 0.05) for most in (50, 40, 30, 25, 20, 15, 10, 5)))
+# (detections an image, None for all; lowest score): what is dropped, step by step, until it fits. Low scores move AP least, so they go first.
+STEPS = (
+    (None, 0.0),
+    (100, 0.0),
+    (100, 0.001),
+    (100, 0.005),
+    (100, 0.01),
+    (100, 0.02),
+    (100, 0.05),
+    *((most, 0.05) for most in (50, 40, 30, 25, 20, 15, 10, 5)),
+)
 COLUMNS = ("image", "label", "score", "x1", "y1", "x2", "y2")
 
 
@@ -102,8 +111,9 @@ def _places(image: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows - np.maximum.accumulate(np.where(np.diff(image, prepend=image[:1] - 1) != 0, rows, 0)) if len(image) else rows
 
 
-def _best(fixed: Mapping[str, NDArray[Any]], per_image: int, lowest: float) -> dict[str, NDArray[Any]]:
-    keep = (_places(fixed["image"]) < per_image) & (fixed["score"] >= lowest * SCORE)
+def _best(fixed: Mapping[str, NDArray[Any]], per_image: int | None, lowest: float) -> dict[str, NDArray[Any]]:
+    most = len(fixed["image"]) if per_image is None else per_image
+    keep = (_places(fixed["image"]) < most) & (fixed["score"] >= lowest * SCORE)
     return {name: column[keep] for name, column in fixed.items()}
 
 
@@ -117,7 +127,7 @@ def _predictions(fixed: Mapping[str, NDArray[Any]]) -> Predictions:
     )
 
 
-def _parquet(fixed: Mapping[str, NDArray[Any]], dropped: Mapping[str, float]) -> bytes:
+def _parquet(fixed: Mapping[str, NDArray[Any]], dropped: Mapping[str, float | None]) -> bytes:
     """Zstandard at its strongest; numbers split into their bytes, of which the upper compress well (measured against plain, delta, dictionary)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
