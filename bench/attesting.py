@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import places
-from bench.campaign import here
+from bench.campaign import here, images_of
 from bench.catalogue import built
-from bench.orders import with_needs
+from bench.orders import remaining, state, with_needs
 from bench.plan import Choice, Run, plan
 from bench.records import Record, read_record
 from bench.types import UserError
@@ -16,6 +16,7 @@ from bench.types import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_FAR = 10**12  # images
 LEARNT = ("train", "plateau", "pretrain", "transform")
 
 
@@ -27,12 +28,30 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     lines, failed = list[str](), False
     for name in ids or _chosen(runs, one_a_paper=one_a_paper):
         run = runs.get(name) or with_needs(name, Choice())[-1]
-        here([need for need in with_needs(name, Choice()) if need.id in run.needs and need.kind == "pretrain"], Choice(), quiet=True)
+        for need in with_needs(name, Choice())[:-1]:
+            if need.id in _inputs(run):
+                _ready(need)
         for path in _files(name):
             found = attest(run, read_record(path), path)
             lines.append(f"{name}: {'attested' if found.equal else 'DIFFERS, its cells are stale until it is run again'}: {found.said}")
             failed = failed or not found.equal
     return lines or ["no record is stale: nothing to attest"], failed
+
+
+def _ready(run: Run) -> None:
+    """See that what a replay starts from stands here: as it is, by a replay of its own, or made anew."""
+    from bench.attest import attest
+
+    path = places.run_folder(run.id) / "record.json"
+    if state(run) == "stale" and read_record(path).status == "ok":
+        attest(run, read_record(path), path)
+    here([run], Choice(), quiet=True)
+
+
+def _inputs(run: Run) -> tuple[str, ...]:
+    """What a replay starts from, and all that this starts from in turn; of a plateau proof the run that it continues is not needed."""
+    direct = run.needs[1:] if run.kind == "plateau" else run.needs
+    return tuple(dict.fromkeys(each.id for need in direct for each in with_needs(need, Choice())))
 
 
 def _files(name: str) -> list[Path]:
@@ -54,5 +73,13 @@ def _chosen(runs: Mapping[str, Run], *, one_a_paper: bool) -> list[str]:
     records = {name: record for name, record in _records().items() if name in runs}
     if not one_a_paper:
         return [name for name, record in records.items() if runs[name].digest not in record.digests]
-    first = {record.paper: name for name, record in sorted(records.items(), reverse=True) if record.kind == "train"}
-    return sorted(first.values())
+    cheapest: dict[str, tuple[int, str]] = {}
+    for name, record in records.items():
+        if record.kind == "train":
+            cheapest[record.paper] = min(cheapest.get(record.paper, (_FAR, "")), (_needed_images(name), name))
+    return sorted(name for _, name in cheapest.values())
+
+
+def _needed_images(name: str) -> int:
+    """Images that must be learnt here before this run can be replayed."""
+    return sum(images_of(need) for need in remaining(with_needs(name, Choice())[:-1]))
