@@ -25,7 +25,7 @@ from bench.digest import plain
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import Run, schedule_of
+from bench.plan import Run, metrics_digest, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
@@ -121,6 +121,7 @@ def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
         "threads": scale.threads,
         "batch": schedule.batch,
         "data": run.data.name,
+        "metrics": metrics_digest(),
         "needs": list(run.needs),
         "init": setup.init.name if setup.init else "",
         "schedule": asdict(schedule),

@@ -196,6 +196,11 @@ def cost_digest(paper: Paper, row: Row) -> str:
     return digest(settings | {"scale": SCALES["paper"]}, _closure((("bench.cost", "cost_record"), *places_of(callables([row.build, row.arguments])))))
 
 
+def metrics_digest() -> str:
+    """Of the code that turns predictions into numbers; no run rests on it."""
+    return digest({}, _closure((("bench.metrics", "score_all"),)))
+
+
 def _data(data: Data) -> dict[str, object]:
     """The data by its content, as far as its annotations say it, never by where it lies."""
     parts = {key: file_hash(Path(value)) if Path(value).is_file() else Path(value).name for key, value in data.parts}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import machine, places
 from bench.gather import Stored, current_digests, read_stored, standing
+from bench.plan import metrics_digest
 from bench.records import Record, write_record
 from bench.report import Standing, cite, render
 from bench.types import UserError
@@ -18,13 +19,14 @@ PUBLISHED_TIERS = ("", "proxy", "real", "paper")  # a smoke run proves a path, n
 
 def local() -> tuple[Stored, ...]:
     """What this machine has measured: its runs, costs and scores; a half-written run has no record and so is not there."""
-    return tuple(each for folder in (places.runs(), places.local_scores()) if folder.exists() for each in read_stored(folder) if _counts(each.record))
+    folders = [folder for folder in (places.runs(), places.local_scores()) if folder.exists()]
+    return tuple(_by_present_metrics(each) for folder in folders for each in read_stored(folder) if _counts(each.record))
 
 
 def committed() -> tuple[Stored, ...]:
     """What is in git."""
     folder = places.committed_records()
-    return read_stored(folder) if folder.exists() else ()
+    return tuple(_by_present_metrics(each) for each in read_stored(folder)) if folder.exists() else ()
 
 
 def _counts(record: Record) -> bool:
@@ -77,8 +79,17 @@ def _copy(stored: Stored) -> list[Path]:
     return [target, *([parquet] if stored.predictions is not None else [])]
 
 
+def _by_present_metrics(stored: Stored) -> Stored:
+    """With its numbers computed anew where another metric made them and its data is at hand: a new metric re-runs no model."""
+    record, now = stored.record, metrics_digest()
+    known = str(record.context.get("data", "")).startswith("scenes") and stored.predictions is not None
+    if record.status != "ok" or not known or record.context.get("metrics", now) == now:
+        return stored
+    return replace(stored, record=replace(rescore(stored), context=dict(record.context) | {"metrics": now}))
+
+
 def rescore(stored: Stored) -> Record:
-    """The record with its numbers computed anew from its stored predictions: a new metric re-runs no model."""
+    """The record with its numbers computed anew from its stored predictions."""
     from bench.datasets import open_split, parse_data
     from bench.metrics import score_all
     from bench.metrics.store import read_predictions

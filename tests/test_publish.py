@@ -113,6 +113,17 @@ def test_numbers_come_again_from_stored_predictions(home):
     assert rescore(stored) == record
 
 
+def test_a_new_metric_needs_no_run(home):
+    """A record of another metric's numbers is shown with those of the metric as it is now."""
+    run = a_run()
+    record = measured(run)
+    write_record(replace(record, values={"ap": 1.0}, context=dict(record.context) | {"metrics": "older"}), places.run_folder(run.id) / "record.json")
+    (found,) = local()
+    assert found.record.values == record.values
+    publish()
+    assert committed()[0].record.values == record.values
+
+
 def test_the_whole_by_its_commands(tmp_path):
     """`leandet publish` and `leandet tables --committed` in a clone: costs alone, no training."""
     clone = tmp_path / "clone"
