@@ -202,21 +202,43 @@ def _escaped(text: str) -> str:
 
 def print_tables(standing: Standing, console: Console) -> None:
     """Every table that has a row of ours, its claims, and the count of outcomes."""
-    from rich.markup import escape
-    from rich.table import Table
-
     for (paper, table), found in by_table(standing.outcomes).items():
-        shown = Table(title=escape(f"{paper} {table}. {standing.captions[paper, table]}"), title_justify="left", expand=True)
-        for name in ("row", "column", "printed", "measured", "difference", "outcome", "reason"):
-            shown.add_column(name, overflow="fold", justify="right" if name in {"printed", "measured", "difference"} else "left")
-        for outcome in found:
-            row, column, _, printed, measured, difference, word, reason, tier = (escape(text) for text in cells(outcome))
-            said = f"{word} ({tier})" if tier else word
-            shown.add_row(row, column, printed, measured, difference, said, reason, style=STYLES.get(outcome.outcome, ""))
-        console.print(shown)
+        _print_outcomes(f"{paper} {table}. {standing.captions[paper, table]}", found, console)
     print_claims(standing, console)
     console.print("cells: " + ", ".join(f"{word} {count}" for word, count in tally(standing.outcomes).items()), markup=False)
     console.print("claims: " + ", ".join(f"{word} {count}" for word, count in tally(standing.claims).items()), markup=False)
+
+
+def _print_outcomes(title: str, found: Sequence[Outcome], console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown, notes = Table(title=escape(title), title_justify="left"), _Notes()
+    for name in ("row", "column", "printed", "measured", "difference", "outcome", "reason"):
+        shown.add_column(name, overflow="fold", justify="right" if name in {"printed", "measured", "difference", "reason"} else "left")
+    for outcome in found:
+        row, column, _, printed, measured, difference, word, reason, tier = (escape(text) for text in cells(outcome))
+        said = f"{word} ({tier})" if tier else word
+        shown.add_row(row, column, printed, measured, difference, said, notes.number(reason), style=STYLES.get(outcome.outcome, ""))
+    console.print(shown)
+    notes.show(console)
+
+
+class _Notes:
+    """Reasons under a table, each once, by its number: in a column of their own they would be a word wide."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, str] = {}
+
+    def number(self, reason: str) -> str:
+        """The note's number in brackets; nothing for no reason."""
+        return self.numbers.setdefault(reason, f"({len(self.numbers) + 1})") if reason else ""
+
+    def show(self, console: Console) -> None:
+        """One line a note, or more where it is long."""
+        for reason, number in self.numbers.items():
+            console.print(f"  {number} {reason}")
+        console.print()
 
 
 def print_claims(standing: Standing, console: Console) -> None:
@@ -224,13 +246,14 @@ def print_claims(standing: Standing, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title="claims", title_justify="left", expand=True)
+    shown, notes = Table(title="claims", title_justify="left"), _Notes()
     for name in ("claim", "printed", "measured", "interval", "outcome", "reason"):
         shown.add_column(name, overflow="fold")
     for claim in standing.claims:
         _, _, said, _, _, printed, measured, interval, outcome, reason, _ = (escape(text) for text in claim_cells(claim))
-        shown.add_row(said, printed, measured, interval, outcome, reason, style=STYLES.get(claim.outcome, ""))
+        shown.add_row(said, printed, measured, interval, outcome, notes.number(reason), style=STYLES.get(claim.outcome, ""))
     console.print(shown)
+    notes.show(console)
 
 
 def print_leaderboard(found: Sequence[Line], console: Console) -> None:
