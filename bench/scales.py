@@ -37,7 +37,7 @@ SCALES: dict[Tier, Scale] = {
         width=0.25,
         size=0.4,  # 600 px become 240
         backbones=_PROXY_BACKBONES,
-        schedule=Schedule(images=2400, decay_images=800, epoch_images=200, warmup_images=200, batch=4, rate=7e-4),
+        schedule=Schedule(images=1600, decay_images=600, epoch_images=200, warmup_images=200, batch=4, rate=7e-4),
         rois=64,
         proposals=(256, 128),
         seeds=1,
