@@ -36,7 +36,7 @@ from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
 from bench.types import GroundTruth, Split, Unavailable, UserError
 
 RECORD, WEIGHTS, PREDICTIONS, BEGUN = "record.json", "weights.safetensors", "predictions.parquet", "digest.txt"
-WATCHED = 200  # val images scored at the end of each epoch, for the curve
+WATCHED = 100  # val images scored at the end of each epoch, for the curve
 SMOKE = 48  # images of a split that a smoke run looks at: it proves the path, its numbers say nothing
 CURVE = ("ap", "ap50")
 
