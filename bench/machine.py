@@ -52,7 +52,7 @@ def _cpuinfo(key: str) -> str:
 
 def _cpu() -> str:
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return re.sub(r"\((R|TM)\)|CPU|Processor|@", " ", name).replace("  ", " ").strip()
+    return " ".join(re.sub(r"\((R|TM)\)|CPU|Processor|@", " ", name).split())
 
 
 def _gpus() -> list[str]:
