@@ -41,7 +41,6 @@ SCALES: dict[Tier, Scale] = {
         rois=64,
         proposals=(256, 128),
         seeds=1,
-        threads=2,
     ),
     "paper": Scale(
         tier="paper",
