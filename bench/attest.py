@@ -11,6 +11,7 @@ from bench import machine, places
 from bench.assemble import open_fabric
 from bench.catalogue import built
 from bench.datasets import open_split
+from bench.devices import on_device
 from bench.execute import WEIGHTS, Setup, load_weights, opening, prepared
 from bench.plan import Run, schedule_of
 from bench.predict import detections_hash
@@ -54,7 +55,7 @@ def _losses(run: Run, record: Record) -> Replay:
 def _replayed(run: Run, folder: Path, precision: str) -> list[float]:
     papers = built()
     fabric = open_fabric(precision, SCALES[run.tier].threads)
-    model, split = opening(run, Setup(papers))
+    model, split = opening(run, Setup(papers), fabric.device)
     schedule = schedule_of(run, None if run.kind == "pretrain" else papers[run.paper].row(run.row))
     job = Job(folder, schedule, run.seed, stop_after=schedule.batch * REPLAYED)
     return train(fabric, model, split, job).losses
@@ -74,8 +75,8 @@ def _derived(run: Run, record: Record) -> Replay:
 
 
 def _detections(run: Run, record: Record, *, trained: bool) -> str:
-    split = open_split(run.data, "val")
     fabric = open_fabric(str(record.context.get("precision", machine.precision())), SCALES[run.tier].threads)
+    split = on_device(open_split(run.data, "val"), fabric.device)
     detector = prepared(run, Setup(built()), len(split.classes))
     if trained:
         load_weights(run, detector)

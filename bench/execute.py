@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save
 from torch import nn
@@ -21,11 +22,12 @@ from bench import machine, places
 from bench.assemble import build_classifier, build_detector, continue_body, open_fabric, start_from
 from bench.checkpoints import Progress as Learnt
 from bench.datasets import open_split
+from bench.devices import on_device
 from bench.digest import plain
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import Run, metrics_digest, schedule_of
+from bench.plan import Run, continued, metrics_digest, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
@@ -68,7 +70,9 @@ def execute(run: Run, setup: Setup) -> Record:
             folder = _begin(run)
             record = _attempt(run, setup)
             write_record(record, folder / RECORD)
-            (folder / CHECKPOINT).unlink(missing_ok=True)  # the weights stand; a plateau proof continues from CONSTANT
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # the weights stand
+            if not continued(run, setup.papers):
+                (folder / CONSTANT).unlink(missing_ok=True)
         return record
 
 
@@ -137,37 +141,38 @@ def _job(run: Run, setup: Setup, seed: int) -> Job:
     return Job(places.run_folder(run.id), schedule_of(run, row), seed, start=start)
 
 
-def opening(run: Run, setup: Setup) -> tuple[Any, Split]:
+def opening(run: Run, setup: Setup, device: torch.device) -> tuple[Any, Split]:
     """The model of a run before its first step, and the split that it learns from."""
     if run.kind == "pretrain":
         split, _ = open_objects(run.data, schedule_of(run, None).images)
-        return Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed)), split
+        return Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed)), on_device(split, device)
     learning = open_split(run.data, "train")
-    return prepared(run, setup, len(learning.classes)), learning
+    return prepared(run, setup, len(learning.classes)), on_device(learning, device)
 
 
 def _pretrain(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
     job = replace(_job(run, setup, run.seed), on_step=_on_step(setup))
     setup.progress.phase("drawing objects")(0, 1)
-    model, split = opening(run, setup)
+    model, split = opening(run, setup, fabric.device)
     learnt = train(fabric, model, split, job)
     samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, model.classifier)}
     _, held_out = open_objects(run.data, job.schedule.images)
-    return replace(blank, values={"top1": accuracy(model, held_out)}, samples=samples, context=_seen(blank, split, learnt))
+    shown: Any = on_device(held_out, fabric.device)
+    return replace(blank, values={"top1": accuracy(model, shown)}, samples=samples, context=_seen(blank, split, learnt))
 
 
 def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
-    testing = open_split(run.data, "test")
+    testing, watched = (on_device(open_split(run.data, name), fabric.device) for name in ("test", "val"))
     limit = SMOKE if run.tier == "smoke" else len(testing)
-    detector, learning = opening(run, setup)
+    detector, learning = opening(run, setup, fabric.device)
     learnt = Learnt()
     if run.kind != "transform":
-        watch = _watch(fabric, open_split(run.data, "val"), min(WATCHED, limit))
+        watch = _watch(fabric, watched, min(WATCHED, limit))
         learnt = train(fabric, detector, learning, replace(_job(run, setup, run.seed), on_step=_on_step(setup), on_epoch=watch))
     else:
         fabric.setup_module(detector)  # to the device
     samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, detector)}
-    samples["detections"] = detections_hash(fabric, detector, open_split(run.data, "val"))
+    samples["detections"] = detections_hash(fabric, detector, watched)
     found = predict(fabric, detector, testing, images=limit, on_images=setup.progress.phase("testing"))
     values = score_all(write_predictions(places.run_folder(run.id) / PREDICTIONS, found), _first(testing.ground_truth(), limit))
     context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None)), **_head(detector)}

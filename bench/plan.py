@@ -142,9 +142,15 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "")
     main = replace(main, digest=_digest(main, row, inputs, choice.init))
     yield main
-    if row.headline and trains and seed == 0 and choice.tier in {"proxy", "smoke"} and choice.data == SCENES:
+    if continued(main, {paper.key: paper}):
         proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name, *main.needs))
         yield replace(proof, digest=_digest(proof, row, [main], None))
+
+
+def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
+    """Whether a plateau proof goes on from this run: the first seed of a headline row, on the embedded data."""
+    first = run.kind == "train" and run.seed == 0 and run.tier in {"proxy", "smoke"} and run.data == SCENES
+    return first and papers[run.paper].row(run.row).headline
 
 
 def _start(paper: Paper, row: Row, choice: Choice) -> tuple[Run, ...]:
