@@ -52,7 +52,7 @@ def _cpuinfo(key: str) -> str:
 
 def _cpu() -> str:
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    return " ".join(re.sub(r"\((R|TM)\)|CPU|Processor|@", " ", name).split())
+    return re.sub(r"\((R|TM)\)|CPU|Processor|@", " ", name).replace("  ", " ").strip()
 
 
 def _gpus() -> list[str]:
