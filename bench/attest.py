@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench import machine, places
 from bench.assemble import open_fabric
 from bench.catalogue import built
 from bench.datasets import open_split
 from bench.devices import on_device
-from bench.execute import WEIGHTS, Setup, load_weights, opening, prepared
+from bench.execute import WEIGHTS, Setup, load_weights, opening, prepared, settings_of
 from bench.plan import Run, schedule_of
 from bench.predict import detections_hash
 from bench.records import Record, write_record
@@ -31,13 +33,30 @@ class Replay:
 
 
 def attest(run: Run, record: Record, path: Path) -> Replay:
-    """Replay a record's first steps, and its detections where its weights are at hand; bit-equal adds the run's digest to the file at `path`."""
-    found = _derived(run, record) if run.kind == "transform" else _losses(run, record)
+    """Replay a record's first steps, and its detections where its weights are at hand; bit-equal adds the run's digest to the file at `path`.
+
+    Only for the same settings under other code: twenty equal steps say nothing about a longer schedule.
+    """
+    found = _settings(run, record) or (_derived(run, record) if run.kind == "transform" else _losses(run, record))
     if found.equal and run.kind not in {"pretrain", "transform"}:
         found = _with_detections(run, record, found)
     if found.equal and run.digest not in record.digests:
         write_record(replace(record, attested=(*record.attested, run.digest)), path)
     return found
+
+
+def _settings(run: Run, record: Record) -> Replay | None:
+    """What was set otherwise then; None where nothing was. A setting that is new since shows in the replay."""
+    now = json.loads(json.dumps(settings_of(run, built())))
+    changed = [name for name, value in now.items() if name in record.context and not _holds(value, record.context[name])]
+    return Replay(equal=False, said=f"set otherwise then: {', '.join(changed)}") if changed else None
+
+
+def _holds(now: Any, then: Any) -> bool:
+    """Whether all that was set then is set so now."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return all(name in now and _holds(now[name], value) for name, value in then.items())
+    return bool(now == then)
 
 
 def _losses(run: Run, record: Record) -> Replay:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench import places
 from bench.campaign import here, images_of
 from bench.catalogue import built
-from bench.orders import remaining, state, with_needs
+from bench.orders import remaining, with_needs
 from bench.plan import Choice, Run, plan
 from bench.records import Record, read_record
 from bench.types import UserError
@@ -28,24 +28,12 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     lines, failed = list[str](), False
     for name in ids or _chosen(runs, one_a_paper=one_a_paper):
         run = runs.get(name) or with_needs(name, Choice())[-1]
-        for need in with_needs(name, Choice())[:-1]:
-            if need.id in _inputs(run):
-                _ready(need)
+        here([need for need in with_needs(name, Choice())[:-1] if need.id in _inputs(run)], Choice(), quiet=True)
         for path in _files(name):
             found = attest(run, read_record(path), path)
             lines.append(f"{name}: {'attested' if found.equal else 'DIFFERS, its cells are stale until it is run again'}: {found.said}")
             failed = failed or not found.equal
     return lines or ["no record is stale: nothing to attest"], failed
-
-
-def _ready(run: Run) -> None:
-    """See that what a replay starts from stands here: as it is, by a replay of its own, or made anew."""
-    from bench.attest import attest
-
-    path = places.run_folder(run.id) / "record.json"
-    if state(run) == "stale" and read_record(path).status == "ok":
-        attest(run, read_record(path), path)
-    here([run], Choice(), quiet=True)
 
 
 def _inputs(run: Run) -> tuple[str, ...]:

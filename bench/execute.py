@@ -112,24 +112,27 @@ def _attempt(run: Run, setup: Setup) -> Record:
     return replace(record, context=dict(record.context) | {"seconds": round(time.time() - began, 1)})
 
 
+def settings_of(run: Run, papers: Mapping[str, Paper]) -> dict[str, Any]:
+    """What a run was asked to be, as plain values: all that decides its numbers apart from code and machine."""
+    scale, row = SCALES[run.tier], None if run.kind == "pretrain" else papers[run.paper].row(run.row)
+    schedule = schedule_of(run, row)
+    always = {"batch": schedule.batch, "data": run.data.name, "needs": list(run.needs), "schedule": asdict(schedule)}
+    if row is None:
+        return always
+    asked = {"arguments": plain(row.arguments), "setting": plain(row.setting)}
+    return always | asked | {"scale": {key: value for key, value in plain(scale).items() if key not in {"", "schedule", "seeds"}}}
+
+
 def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
     """What a number may not travel without."""
-    scale, row = SCALES[run.tier], None if run.kind == "pretrain" else setup.papers[run.paper].row(run.row)
-    schedule = schedule_of(run, row)
-    asked: dict[str, Any] = {} if row is None else {"arguments": plain(row.arguments), "setting": plain(row.setting)}
-    return asked | machine.source_state() | {
+    return settings_of(run, setup.papers) | machine.source_state() | {
         "machine": machine.describe(),
         "versions": machine.versions(),
         "device": str(fabric.device),
         "precision": machine.precision(),
-        "threads": scale.threads,
-        "batch": schedule.batch,
-        "data": run.data.name,
+        "threads": SCALES[run.tier].threads,
         "metrics": metrics_digest(),
-        "needs": list(run.needs),
         "init": setup.init.name if setup.init else "",
-        "schedule": asdict(schedule),
-        "scale": {key: value for key, value in plain(scale).items() if key not in {"", "schedule", "seeds"}},
     }  # fmt: skip
 
 

@@ -243,6 +243,16 @@ def test_a_replay_that_differs_does_not_attest(home, papers, tmp_path, broken):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["schedule", "setting", "arguments", "scale", "data"])
+def test_other_settings_are_never_attested(home, papers, tmp_path, name):
+    """A longer schedule begins with the same twenty steps."""
+    run, record = runs_of("corner")[RUN], read_record(places.run_folder(RUN) / RECORD)
+    other = {"schedule": dict(record.context["schedule"]) | {"decay_images": 64}, "data": "scenes-v0"}.get(name, {"then": 1})
+    found = attest(run, replace(record, digest="older", context=dict(record.context) | {name: other}), tmp_path / "record.json")
+    assert (found.equal, found.said) == (False, f"set otherwise then: {name}")
+    assert not (tmp_path / "record.json").exists()
+
+
 def test_a_replay_without_weights_says_so(home, papers, tmp_path):
     run, record = runs_of("corner")[RUN], read_record(places.run_folder(RUN) / RECORD)
     found = attest(run, replace(record, samples=dict(record.samples) | {"weights": "other"}), tmp_path / "record.json")
