@@ -27,9 +27,9 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     runs = {run.id: run for run in plan(built().values(), Choice("proxy"))}
     lines, failed = list[str](), False
     for name in ids or _chosen(runs, one_a_paper=one_a_paper):
-        run = runs.get(name) or with_needs(name, Choice())[-1]
+        run, files = runs.get(name) or with_needs(name, Choice())[-1], _files(name)
         here([need for need in with_needs(name, Choice())[:-1] if need.id in _inputs(run)], Choice(), quiet=True)
-        for path in _files(name):
+        for path in files:
             found = attest(run, read_record(path), path)
             lines.append(f"{name}: {'attested' if found.equal else 'DIFFERS, its cells are stale until it is run again'}: {found.said}")
             failed = failed or not found.equal

@@ -30,6 +30,7 @@ def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
     todo = remaining(runs)
     if not todo:
         return
+    check_data(todo)
     from bench.execute import Setup, execute
 
     with showing(quiet=quiet) as show:
@@ -40,6 +41,16 @@ def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
             later = sum(images_of(other) for other in remaining(whole) if other.id != run.id)
             progress = Progress(run.id, place, later, show)
             execute(run, Setup(built(), choice.init, progress))
+
+
+def check_data(runs: Sequence[Run]) -> None:
+    """Open every split that the runs are about, so that a mistake in the data is said before hours are spent on what they start from."""
+    from bench.datasets import open_split
+    from bench.datasets.source import SPLITS
+
+    for data in dict.fromkeys(run.data for run in runs if run.data.parts):
+        for split in SPLITS:
+            open_split(data, split)
 
 
 def _attested(run: Run, show: Callable[[str, float], None]) -> bool:
@@ -67,6 +78,7 @@ def _place(run: Run, runs: Sequence[Run]) -> tuple[tuple[int, int], Sequence[Run
 
 def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     """Do the runs as processes, `jobs` at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
+    check_data(remaining(runs))
     options = _options(choice)
     waiting, failed = {run.id: run for run in remaining(runs)}, list[str]()
     underway: dict[Future[int], str] = {}

@@ -109,6 +109,7 @@ MISTAKES = [
     ("run condensing.nope", "condensing.nope", "PAPER.ROW.TIER"),
     ("run condensing.nope.proxy.s0", "'nope'", "fpn-r50"),
     ("run condensing --tier real", "--data", "train="),
+    ("run condensing --tier real --data train=/nope.json,val=/nope.json,test=/nope.json", "/nope.json", "give"),
     ("run condensing --tier paper --data voc=/nowhere", "--init", "safetensors"),
     ("run condensing --rows svd --jobs 0", "--jobs 0", "allowed"),
     ("plan condensing --data what=1", "'what'", "train"),
