@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,14 +21,18 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 
 def chore(function: Callable[[nox.Session], None]) -> object:
-    """Register a session of the shared environment."""
-    return nox.session(venv_location=SHARED, reuse_venv=True)(function)
+    """Register a session that makes no environment of its own: nox knows none that several sessions share."""
+    return nox.session(venv_backend="none")(function)
 
 
 def set_up(session: nox.Session, *groups: str) -> None:
-    """Install leandet as it stands here, with the groups that the session needs."""
-    session.install("-q", "-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    """Make the shared environment, install leandet as it stands here with the groups that the session needs, and put it first on the path."""
+    programs = Path(SHARED) / ("Scripts" if os.name == "nt" else "bin")
+    if not programs.is_dir():
+        session.run(sys.executable, "-m", "venv", SHARED)
+    session.env["PATH"] = os.pathsep.join((str(programs), os.environ.get("PATH", "")))
     session.env["DVC_NO_ANALYTICS"] = "1"
+    session.run(str(programs / "python"), "-m", "pip", "install", "-q", "-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @chore
