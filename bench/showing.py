@@ -30,7 +30,7 @@ def row_text(name: str) -> str:
         "setting": _flat(plain(row.setting)),
         "arguments": _flat(plain(row.arguments)) or "none",
         "judged against": row.reference or "it is a reference itself",
-        "starts from": ", ".join(row.needs) or "a pretrained backbone",
+        "starts from": ", ".join(row.needs) or row.body or "a pretrained backbone",
         "headline": "yes, five seeds" if row.headline else "no, one seed",
         "not measured": row.quoted,
         "notes": row.notes,
