@@ -103,6 +103,13 @@ def _detections(run: Run, record: Record, *, trained: bool) -> str:
     return detections_hash(fabric, detector, split)
 
 
+def alike(record: Record) -> bool:
+    """Whether this machine's processor and libraries are those that made the record, so that a replay must be bit-equal."""
+    then, now = record.context.get("versions", {}), machine.versions()
+    same = all(then.get(name) == now[name] for name in SAME)
+    return same and record.context.get("machine", {}).get("cpu", "") == machine.describe()["cpu"]
+
+
 def _elsewhere(record: Record) -> str:
     """What is different here, as far as it may explain a difference."""
     then, now = record.context.get("versions", {}), machine.versions()

@@ -24,7 +24,7 @@ BF16_GAIN = 1.2  # times as fast, so that one noisy measurement does not decide
 def describe() -> dict[str, Any]:
     """The machine in words and numbers that identify it to a reader; no host name and no path."""
     cpu, gpus = _cpu(), _gpus()
-    name = re.sub(r"[^a-z0-9]+", "-", f"{'-'.join(gpus) or cpu}-x{len(gpus) or cores()}".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{'-'.join(gpus) or cpu}-x{len(gpus) or os.cpu_count() or 1}".lower()).strip("-")
     return {"name": name, "cpu": cpu, "cores": cores(), "memory_gb": memory_gb(), "gpus": gpus, "system": f"{platform.system()} {platform.machine()}"}
 
 
