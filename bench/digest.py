@@ -28,11 +28,16 @@ Place = tuple[str, str]  # (module, name defined there)
 
 @dataclass(frozen=True)
 class Definition:
-    """One name of a module: the hash of its source, the names of the module that it uses, what it imports itself."""
+    """One name of a module: the hash of its source, the names of the module that it uses, what it imports itself.
+
+    `parts` are uses like `machine.precision`: of a module imported whole, only what is named counts.
+    """
 
     code: str
     names: frozenset[str]
+    parts: frozenset[tuple[str, str]]
     imports: tuple[Place, ...]
+    alias: bool  # it is an import
 
 
 def module_file(name: str, root: Path | None = None) -> Path | None:
@@ -109,8 +114,11 @@ def _definition(name: str, nodes: list[ast.stmt], package: str) -> Definition:
     for node in aliases:  # one statement may bind several names: only this one counts
         bound = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
         imports += [place for place, alias in zip(_imported(node, package), bound, strict=True) if alias == name]
-    used = frozenset(child.id for child in inner if isinstance(child, ast.Name))
-    return Definition(code_hash(others), used, tuple(dict.fromkeys(imports)))
+    dotted = [child for child in inner if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name)]
+    bases = {id(child.value) for child in dotted}
+    used = frozenset(child.id for child in inner if isinstance(child, ast.Name) and id(child) not in bases)
+    parts = frozenset((child.value.id, child.attr) for child in dotted if isinstance(child.value, ast.Name))
+    return Definition(code_hash(others), used, parts, tuple(dict.fromkeys(imports)), alias=bool(aliases) and not others)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -142,14 +150,25 @@ def closure(start: Iterable[Place], root: Path | None = None) -> dict[str, str]:
             continue
         seen.add(place)
         if name == WHOLE:
-            waiting += [(module, each) for each in known]
+            waiting += [(module, each) for each, definition in known.items() if not definition.alias]  # an import counts where it is used
         elif name not in known:
             waiting.append((f"{module}.{name}", WHOLE))  # `from package import module`
         else:
             found[f"{module}:{name}"] = known[name].code
             waiting += [*known[name].imports, *((module, used) for used in known[name].names if used in known)]
+            waiting += [_part(module, known, part, root) for part in known[name].parts if part[0] in known]
         waiting.append((module, LOOSE))
     return found
+
+
+def _part(module: str, known: Mapping[str, Definition], part: tuple[str, str], root: Path | None) -> Place:
+    """What `name.attribute` refers to: a definition of another module if the name is a module of ours, else the name itself."""
+    name, attribute = part
+    for source, imported in known[name].imports:
+        whole = source if imported == WHOLE else f"{source}.{imported}"
+        if module_file(whole, root) is not None and (imported == WHOLE or imported not in (_open(source, root) or {})):
+            return whole, attribute
+    return module, name
 
 
 def plain(value: Any) -> Any:

@@ -107,9 +107,19 @@ def test_what_a_run_rests_on_changes_its_digest(project, name, old, new):
     assert digest({}, edited(project, name, old, new)) != before
 
 
-def test_a_module_imported_as_a_whole_counts_as_a_whole(project):
+def test_of_a_module_imported_whole_only_what_is_named_counts(project):
     names = closure((("implementations.ours.model", "other"),), project)
-    assert {"bench.words:WORD", "bench.words:SECOND"} <= set(names)
+    assert "bench.words:WORD" in names
+    assert "bench.words:SECOND" not in names
+
+
+def test_a_module_handed_on_counts_as_a_whole(project):
+    path = project / "implementations/ours/model.py"
+    path.write_text(path.read_text().replace("return words.WORD", "return vars(words)"))
+    assert {"bench.words:WORD", "bench.words:SECOND"} <= set(closure((("implementations.ours.model", "other"),), project))
+
+
+def test_a_start_may_be_a_whole_module(project):
     assert set(closure((("bench.words", WHOLE),), project)) == {"bench.words:WORD", "bench.words:SECOND", "bench.words:"}
 
 
