@@ -16,6 +16,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 # Outside the project where told so (continuous integration keeps it between runs), else .nox/leandet.
 SHARED = os.environ.get("LEANDET_VENV", str(HERE / ".nox" / "leandet"))
 
+PROGRAMS = Path(SHARED) / ("Scripts" if os.name == "nt" else "bin")
+
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests", "lint", "types"]
 
@@ -27,63 +29,67 @@ def chore(function: Callable[[nox.Session], None]) -> object:
 
 def set_up(session: nox.Session, *groups: str) -> None:
     """Make the shared environment, install leandet as it stands here with the groups that the session needs, and put it first on the path."""
-    programs = Path(SHARED) / ("Scripts" if os.name == "nt" else "bin")
-    if not programs.is_dir():
+    if not PROGRAMS.is_dir():
         session.run(sys.executable, "-m", "venv", SHARED)
-    session.env["PATH"] = os.pathsep.join((str(programs), os.environ.get("PATH", "")))
+    session.env["PATH"] = os.pathsep.join((str(PROGRAMS), os.environ.get("PATH", "")))  # for what these programs start in turn
     session.env["DVC_NO_ANALYTICS"] = "1"
-    session.run(str(programs / "python"), "-m", "pip", "install", "-q", "-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    run(session, "python", "-m", "pip", "install", "-q", "-e", ".", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment, by its full name: nox would look it up elsewhere."""
+    session.run(str(PROGRAMS / program), *arguments)
 
 
 @chore
 def repro(session: nox.Session) -> None:
     """Reproduce: `dvc repro quick` unless other stages are named after `--`."""
     set_up(session)
-    session.run("leandet", "doctor")
-    session.run("dvc", "repro", *(session.posargs or ["quick"]))
+    run(session, "leandet", "doctor")
+    run(session, "dvc", "repro", *(session.posargs or ["quick"]))
 
 
 @chore
 def tests(session: nox.Session) -> None:
     """The fast tests: at most eight minutes on two cores."""
     set_up(session, "tests")
-    session.run("pytest", "--durations=15", *session.posargs)
+    run(session, "pytest", "--durations=15", *session.posargs)
 
 
 @chore
 def slow(session: nox.Session) -> None:
     """The tests that take minutes: every row at paper scale, the pipeline end to end."""
     set_up(session, "tests")
-    session.run("pytest", "-m", "slow", "--durations=15", *session.posargs)
+    run(session, "pytest", "-m", "slow", "--durations=15", *session.posargs)
 
 
 @chore
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format."""
     set_up(session, "lint")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
 
 
 @chore
 def types(session: nox.Session) -> None:
     """Types: mypy, strict on bench."""
     set_up(session, "tests", "lint")
-    session.run("mypy")
+    run(session, "mypy")
 
 
 @chore
 def bench(session: nox.Session) -> None:
     """Speed: ours against torchvision's own detector, like with like, interleaved in one run."""
     set_up(session, "tests")
-    session.run("pytest", "tests/bench", "-m", "bench", "-s", *session.posargs)
+    run(session, "pytest", "tests/bench", "-m", "bench", "-s", *session.posargs)
 
 
 @chore
 def attest(session: nox.Session) -> None:
     """Replay the first steps of one committed record a paper and compare them bit for bit (the named ones after `--`)."""
     set_up(session)
-    session.run("leandet", "attest", *(session.posargs or ["--one-a-paper"]))
+    run(session, "leandet", "attest", *(session.posargs or ["--one-a-paper"]))
 
 
 @chore
@@ -92,7 +98,7 @@ def tables(session: nox.Session) -> None:
     set_up(session)
     again = Path(session.create_tmp()) / "results"
     shutil.rmtree(again, ignore_errors=True)
-    session.run("leandet", "tables", "--committed", "--quiet", "--out", str(again))
+    run(session, "leandet", "tables", "--committed", "--quiet", "--out", str(again))
     written = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     differing = [
         str(path)
