@@ -45,6 +45,18 @@ class Job:
     on_epoch: OnEpoch | None = None  # its numbers join the curve
 
 
+class _Opened(nn.Module):
+    """A model that takes its batch from a function: Fabric looks into every argument for tensors to cast, and stops at frozen dataclasses."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Callable[[], tuple[list[Tensor], list[Target]]]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.model(*batch())
+        return losses
+
+
 def _load(split: Split, indices: Sequence[int], positions: Sequence[int], seed: int) -> tuple[list[Tensor], list[Target]]:
     targets = [replace(split.target(index), seed=draw_seed(seed, position)) for index, position in zip(indices, positions, strict=True)]
     return [split.image(index) for index in indices], targets
@@ -70,8 +82,7 @@ def _batches(split: Split, job: Job, first: int, fabric: Fabric) -> Iterator[tup
 
 
 def _step(fabric: Fabric, model: Any, optimizer: Any, batch: tuple[list[Tensor], list[Target]], clip: float) -> float:
-    images, targets = batch
-    losses: dict[str, Tensor] = model(images, targets)
+    losses: dict[str, Tensor] = model(lambda: batch)
     total: Tensor = torch.stack([loss.float() for loss in losses.values()]).sum()
     value = float(total.detach())
     if math.isfinite(value):
@@ -106,7 +117,7 @@ def train(fabric: Fabric, model: nn.Module, split: Split, job: Job) -> Progress:
     optimizer = optimizer_for(model, schedule)
     found = next((path for path in (job.folder / CHECKPOINT, job.start) if path is not None and path.exists()), None)
     progress = load_checkpoint(found, model, optimizer) if found else Progress()
-    wrapped, stepper = fabric.setup(model, optimizer)
+    wrapped, stepper = fabric.setup(_Opened(model), optimizer)
     wrapped.train()
     began, losses, last = time.perf_counter() - progress.seconds, list[float](), job.stop_after or total
     for indices, images, targets in _batches(split, job, progress.images, fabric) if progress.images < last else ():

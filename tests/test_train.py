@@ -70,6 +70,19 @@ def test_same_seed_same_weights_bit_for_bit(tmp_path):
     assert not equal(first, other)
 
 
+def test_it_trains_in_bfloat16_too(tmp_path):
+    """Fabric looks into what the model is called with, and refuses frozen dataclasses; the weights stay float32."""
+    torch.set_num_threads(1)
+    model = detector()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    job = Job(tmp_path, SCALES["smoke"].schedule, 3, stop_after=8)
+    fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
+    progress = train(fabric, model, open_split(parse_data("scenes-v1"), "train"), job)
+    assert all(math.isfinite(loss) for loss in progress.losses)
+    assert all(value.dtype == before[name].dtype for name, value in model.state_dict().items())
+    assert not equal(before, model.state_dict())
+
+
 def test_a_plateau_proof_continues_from_the_constant_rate(tmp_path):
     run(tmp_path / "main")
     longer = replace(SCALES["smoke"].schedule, images=48, decay_images=16, epoch_images=16)
