@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from implementations.baselines.faster_rcnn import SIDE, STRIDES, canonical_side
-from implementations.baselines.numbers import fc_width, image_sides, pyramid_rpn, roi_quota
+from implementations.baselines.numbers import fc_width, image_sides, pyramid_rpn, pyramid_width, roi_quota
 from implementations.layers.backbones import ResNet
 from implementations.layers.cascade import CascadeStage
 from implementations.layers.heads import HeadFactory, HeadShape, two_fc_head
@@ -28,7 +28,7 @@ def cascade_rcnn(request: Request, *, heads: Sequence[HeadFactory] = (two_fc_hea
     backbone = ResNet(request.scale.backbones[request.setting.backbone])
     rpn, quota = pyramid_rpn(request), roi_quota(request)
     regions = [RegionConfig(request.classes, 1, quota, threshold, weights) for threshold, weights in zip(THRESHOLDS, WEIGHTS, strict=True)]
-    width, canonical = rpn.channels, canonical_side(request)
+    width, canonical = pyramid_width(request), canonical_side(request)
     shape = HeadShape(width, SIDE, request.classes, 1, fc_width(request))
     sides = image_sides(request)
     config = DetectorConfig("cascade_rcnn", *sides, rpn, tuple(regions), STRIDES, backbone.channels, (width, SIDE, SIDE), canonical)

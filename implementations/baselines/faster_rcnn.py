@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from implementations.baselines.numbers import enlarged, fc_width, image_sides, pyramid_rpn, roi_quota, single_map_rpn
+from implementations.baselines.numbers import enlarged, fc_width, image_sides, pyramid_rpn, pyramid_width, roi_quota, single_map_rpn
 from implementations.layers.backbones import ResNet
 from implementations.layers.heads import HeadFactory, HeadShape, layer4_head, two_fc_head
 from implementations.layers.pooling import Align, PyramidAlign
@@ -35,7 +35,7 @@ def faster_rcnn_fpn(request: Request, *, head: HeadFactory = two_fc_head) -> Two
     """Faster R-CNN on a pyramid; `head` makes the second-stage head."""
     backbone = ResNet(request.scale.backbones[request.setting.backbone])
     rpn, regions = pyramid_rpn(request), RegionConfig(request.classes, request.classes + 1, roi_quota(request))
-    width, canonical = rpn.channels, canonical_side(request)
+    width, canonical = pyramid_width(request), canonical_side(request)
     shape = HeadShape(width, SIDE, request.classes, regions.box_classes, fc_width(request))
     sides = image_sides(request)
     config = DetectorConfig("faster_rcnn_fpn", *sides, rpn, (regions,), STRIDES, backbone.channels, (width, SIDE, SIDE), canonical)

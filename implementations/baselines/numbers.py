@@ -50,11 +50,16 @@ def roi_quota(request: Request) -> Quota:
     return Quota(request.scale.rois, 0.25)
 
 
+def pyramid_width(request: Request) -> int:
+    """Channels of every level of a pyramid: 256 in the papers."""
+    return request.scale.channels(256, least=LEAST_CHANNELS)
+
+
 def pyramid_rpn(request: Request) -> RPNConfig:
-    """One anchor side a level, five levels (FPN, section 4.1)."""
+    """One anchor side a level, five levels (FPN, section 4.1). No head reads its 256 channels, so they keep their ratio."""
     kept = request.scale.proposals
     sizes = tuple((side,) for side in pyramid_sides(request))
-    return RPNConfig(request.scale.channels(256, least=LEAST_CHANNELS), sizes, RATIOS, kept, kept, anchor_quota(request))
+    return RPNConfig(request.scale.channels(256), sizes, RATIOS, kept, kept, anchor_quota(request))
 
 
 def single_map_rpn(request: Request) -> RPNConfig:
