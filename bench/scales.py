@@ -24,13 +24,12 @@ SCALES: dict[Tier, Scale] = {
     "proxy": Scale(
         tier="proxy",
         width=0.25,  # stem 64 -> 16, fc 1024 -> 256; FPN 256 -> 128, the least that condensed heads take
-        size=0.16,  # 600 px become 96, 800 px become 128
+        size=0.32,  # 600 px become 192, 800 px become 256
         backbones=_PROXY_BACKBONES,
-        schedule=Schedule(images=3000, decay_images=1000, epoch_images=1000, warmup_images=400, batch=4, rate=7e-4),
-        rois=32,
+        schedule=Schedule(images=6000, decay_images=2000, epoch_images=2000, warmup_images=400, batch=8, rate=1e-3),
+        rois=64,
         proposals=(128, 100),
-        anchors=2.4,
-        single_map=2.0,
+        single_map=1.5,
     ),
     "real": Scale(
         tier="real",
