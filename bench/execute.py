@@ -27,7 +27,7 @@ from bench.digest import plain
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import Run, continued, metrics_digest, row_of, schedule_of, threads_of
+from bench.plan import Run, continued, metrics_digest, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
@@ -99,7 +99,8 @@ def _begin(run: Run) -> Path:
 
 def _attempt(run: Run, setup: Setup) -> Record:
     began = time.time()
-    fabric = open_fabric(machine.precision(), threads_of(run, row_of(setup.papers, run)))
+    scale = SCALES[run.tier]
+    fabric = open_fabric(machine.precision(), scale.threads)
     blank = Record(run.id, run.kind, run.paper, run.row, run.tier, run.seed, "ok", "", run.digest, {}, context=_context(run, setup, fabric))
     try:
         record = (_pretrain if run.kind == "pretrain" else _detect)(run, setup, fabric, blank)
@@ -129,7 +130,7 @@ def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
         "versions": machine.versions(),
         "device": str(fabric.device),
         "precision": machine.precision(),
-        "threads": threads_of(run, row_of(setup.papers, run)),
+        "threads": SCALES[run.tier].threads,
         "metrics": metrics_digest(),
         "init": setup.init.name if setup.init else "",
     }  # fmt: skip

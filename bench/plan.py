@@ -98,11 +98,6 @@ def schedule_of(run: Run, row: Row | None) -> Schedule:
     return replace(base, images=images + more, decay_images=decay)
 
 
-def threads_of(run: Run, row: Row | None) -> int:
-    """CPU threads of a run: its row's own, or the tier's."""
-    return (row.threads if row is not None else 0) or SCALES[run.tier].threads
-
-
 def _epochs(images: float, schedule: Schedule) -> int:
     """Whole epochs, at least one, so that the end of the constant rate is a checkpoint."""
     return max(1, round(images / schedule.epoch_images)) * schedule.epoch_images
@@ -181,7 +176,7 @@ def _digest(run: Run, row: Row, inputs: Iterable[Run], init: Path | None) -> str
         "arguments": row.arguments,
         "setting": row.setting,
         "recipe": row.recipe,
-        "scale": replace(_relevant(SCALES[run.tier], row), threads=threads_of(run, row)),
+        "scale": _relevant(SCALES[run.tier], row),
         "schedule": schedule_of(run, row),
         "seed": run.seed,
         "inputs": {given.id: given.digest for given in inputs},

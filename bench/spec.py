@@ -127,7 +127,6 @@ class Row:
     reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
     headline: bool = False  # five seeds, may not be undertrained
     quoted: str = ""  # why it is shown and never measured
-    threads: int = 0  # CPU threads of its runs; 0: the tier's. More pay for a run that all others wait for
     channel_first: bool = False  # count the 1x1 before the pooling (Condensing's printed GMAC)
     notes: str = ""
     # measure -> why no reading of the paper gives its printed number: the outcome word ("irreproducible", "deviates") and the proof in a sentence

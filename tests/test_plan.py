@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from bench import places
 from bench import plan as planning
 from bench.catalogue import built
 from bench.datasets.source import Data
-from bench.plan import SCENES, Choice, headlines, plan, quick, schedule_of, slug, threads_of
+from bench.plan import SCENES, Choice, headlines, plan, quick, schedule_of, slug
 from bench.scales import SCALES
 from bench.spec import Paper, Row, Setting, Transform
 from bench.types import UserError
@@ -207,14 +206,3 @@ def test_planning_imports_no_torch():
     code = "import sys; from bench.plan import *; from bench.catalogue import built; plan(built().values(), Choice()); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
-
-
-def test_a_body_takes_more_threads_and_says_so_in_its_digest():
-    papers = built()
-    runs = {run.row: run for run in plan(papers.values(), Choice("proxy", rows=("fpn-r50",), seeds=1)) if run.kind != "plateau"}
-    body, row = papers["condensing"].row("body-r50"), papers["condensing"].row("fpn-r50")
-    assert (threads_of(runs["body-r50"], body), threads_of(runs["fpn-r50"], row), threads_of(runs["R50"], None)) == (2, 1, 1)
-    alone = replace(papers["condensing"], rows=tuple(replace(each, threads=0) for each in papers["condensing"].rows))
-    again = {run.row: run for run in plan([alone], Choice("proxy", rows=("fpn-r50",), seeds=1)) if run.kind != "plateau"}
-    assert again["body-r50"].digest != runs["body-r50"].digest
-    assert again["R50"].digest == runs["R50"].digest
