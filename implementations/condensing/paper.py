@@ -93,8 +93,8 @@ def svd(request: Request, **arguments: Any) -> Any:
 # What the rows on a pyramid start from: FPN trained with its original head, as Appendix A does on COCO ("use original training setting to
 # pre-train the backbone network and then use our method"); shared by all of them, the baseline too, so that only the second stage differs.
 _BODIES = (
-    Row("body-r50", "FPN with its original head, for the body alone", replace(VOC50, schedule=2.0), fpn),
-    Row("body-r101", "FPN with its original head, for the body alone", replace(VOC101, schedule=2.0), fpn),
+    Row("body-r50", "FPN with its original head, for the body alone", replace(VOC50, schedule=4.0), fpn),
+    Row("body-r101", "FPN with its original head, for the body alone", replace(VOC101, schedule=4.0), fpn),
 )
 
 
