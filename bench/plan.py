@@ -58,6 +58,7 @@ def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     if choice.tier == "paper" and choice.init is None:
         raise UserError("--tier paper: needs --init FILE, the ImageNet weights of the backbone as safetensors, as the paper starts from them")
     papers, found = tuple(papers), dict[str, Run]()
+    _known(papers, choice.rows)
     for paper in papers:
         for row in _chosen(paper, choice.rows):
             for seed in _seeds(row, choice):
@@ -118,12 +119,22 @@ def row_of(papers: Mapping[str, Paper], run: Run) -> Row | None:
     return None if run.kind == "pretrain" else papers[run.paper].row(run.row)
 
 
+def _runnable(paper: Paper) -> dict[str, Row]:
+    return {row.key: row for row in paper.rows if row.build is not None and row.recipe}
+
+
+def _known(papers: tuple[Paper, ...], keys: tuple[str, ...]) -> None:
+    """UserError for a key that none of the papers has a row for."""
+    allowed = [key for paper in papers for key in _runnable(paper)]
+    for key in keys:
+        if key not in allowed:
+            raise UserError(f"row {key!r}: {', '.join(paper.key for paper in papers)} has no such row to run; allowed: {', '.join(allowed)}")
+
+
 def _chosen(paper: Paper, keys: tuple[str, ...]) -> Iterator[Row]:
-    buildable = {row.key: row for row in paper.rows if row.build is not None and row.recipe}
-    for key in keys or buildable:
-        if key not in buildable:
-            raise UserError(f"row {key!r}: {paper.key} has no such row to run; allowed: {', '.join(buildable)}")
-        yield buildable[key]
+    """The rows of this paper that are asked for, in that order; all of them where none is named."""
+    runnable = _runnable(paper)
+    yield from (runnable[key] for key in keys or runnable if key in runnable)
 
 
 def _seeds(row: Row, choice: Choice) -> range:

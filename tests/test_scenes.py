@@ -137,8 +137,9 @@ def test_a_sprite_covers_the_area_of_its_shape(shape):
     assert sprite(shape, 24, 24).max() == OPAQUE
 
 
-def test_no_object_is_hidden_beyond_recognition():
-    scenes = SCENES["scenes-v1"]
+@pytest.mark.parametrize("name", ["scenes-v1", "scenes-v1-crowded"])
+def test_no_object_is_hidden_beyond_recognition(name):
+    scenes = (SCENES | VARIANTS)[name]
     some_hidden = 0
     for index in range(200):
         scene = plan(scenes, 0, index)
@@ -260,7 +261,7 @@ def crowding(name, count=300):
     return objects / count, near / objects, same / objects
 
 
-def test_crowded_scenes_are_crowded_and_still_legible():
+def test_crowded_scenes_are_crowded():
     """What suppression at 0.3 takes for one object and at 0.5 does not is ten times as frequent as in scenes-v1."""
     count, near, same = crowding("scenes-v1-crowded")
     assert count > 8
@@ -268,9 +269,6 @@ def test_crowded_scenes_are_crowded_and_still_legible():
     assert same > 0.02
     assert crowding("scenes-v1")[1] < 0.03
     assert crowding("scenes-v1")[2] < same / 8
-    assert all(
-        sum(thing.hidden) <= 0.6 * sum((b[2] - b[0]) * (b[3] - b[1]) for _, b in parts_of(thing)) for thing in things("scenes-v1-crowded", 100)
-    )
 
 
 def test_a_variant_is_opened_by_its_name():

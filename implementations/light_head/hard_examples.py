@@ -46,7 +46,7 @@ def each_loss(output: HeadOutput, regions: Regions, config: RegionConfig) -> tup
     """Class and box loss of each RoI, (R,) both; the box loss of background is 0."""
     classes = F.cross_entropy(output.scores.float(), regions.labels, reduction="none")
     where = regions.labels.nonzero()[:, 0]
-    deltas = output.deltas.float().view(len(regions.labels), -1, 4)
+    deltas = output.deltas.float().view(-1, config.box_classes, 4)
     column = regions.labels[where] if config.box_classes > 1 else torch.zeros_like(where)
     wanted = encode(regions.objects[where], regions.rois[where, 1:], config.weights)
     box = F.smooth_l1_loss(deltas[where, column], wanted, beta=config.beta, reduction="none").sum(1)
