@@ -10,7 +10,8 @@ Where the paper and its code differ (the paper is the default; each is a field o
 What the paper leaves out and the code, or the R-FCN code that the paper names as its base, decides:
 - Large separable convolution: no activation inside, ReLU behind the sum, biases. Thin maps by 1x1 (Table 2): R-FCN's 1x1 to 1024 with ReLU, then
   1x1 to 490 without one ("exactly same as original R-FCN"), and a single linear layer behind the pooling.
-- "Alignment": 2 x 2 bilinear samples a bin; without it bins are rounded to cells and averaged (position-sensitive) or their maximum taken (plain).
+- "Alignment": 2 x 2 bilinear samples a bin. Without it the cells that a bin touches are averaged (position-sensitive; RoIs rounded to pixels, as in
+  R-FCN's code) or their maximum taken (plain; RoIs rounded to cells, as in Fast R-CNN's).
 - Hard examples: all proposals of an image and its objects are ranked by class loss + box loss (its weight included), no sampling before.
 - Smooth L1 beta 1 on offsets divided by 0.1 0.1 0.2 0.2; proposals: 12000 -> 0.7 -> 2000 in training, 6000 -> 1000 at test.
 - At test: every score counts (threshold 0), at most 100 boxes an image.
@@ -181,16 +182,37 @@ def narrow_width(request: Request) -> int:
 
 @dataclass(frozen=True)
 class PositionPool:
-    """Position-sensitive RoI pooling: bin (i, j) of each output is the mean of the cells it touches on its own map (R-FCN, Eq. 1)."""
+    """Position-sensitive RoI pooling: bin (i, j) of each output is the mean of the cells it touches on its own map (R-FCN, Eq. 1).
+
+    As in R-FCN's code a RoI's corners are rounded to pixels, not to cells as torchvision's operator has it. Means come from running sums.
+    """
 
     side: int
     stride: int
 
+    def edges(self, start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """First cell and last cell + 1 of each bin, (R, side) int64 both, from the RoIs' sides (R,) in pixels."""
+        start, end = (pixel.double().round() / self.stride for pixel in (start, end))
+        step = ((end - start).clamp(min=0.1) / self.side)[:, None]
+        places = start[:, None] + torch.arange(self.side + 1, device=start.device) * step
+        return places[:, :-1].floor().clamp(0, length).long(), places[:, 1:].ceil().clamp(0, length).long()
+
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """The last map (B, D * side * side, H, W) and RoIs (R, 5) -> (R, D, side, side)."""
-        from torchvision.ops import ps_roi_pool  # here, not above: it takes as long to import as torch, and costs are counted without it
+        x, side = maps[-1], self.side
+        height, width = x.shape[2] + 1, x.shape[3] + 1
+        sums = F.pad(x.double(), (1, 0, 1, 0)).cumsum(2).cumsum(3)
+        table = sums.unflatten(1, (-1, side, side)).permute(0, 4, 5, 2, 3, 1).flatten(0, 4)  # (B * H' * W' * side * side, D)
+        (top, bottom), (left, right) = (self.edges(rois[:, at], rois[:, at + 2], size - 1) for at, size in ((2, height), (1, width)))
+        own = torch.arange(side * side, device=x.device).view(side, side)
 
-        return ps_roi_pool(maps[-1].float(), rois, self.side, 1 / self.stride)
+        def corner(rows: Tensor, columns: Tensor) -> Tensor:
+            cell = (rois[:, 0].long()[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]  # (R, side, side)
+            return table.index_select(0, (cell * side**2 + own).flatten()).view(*cell.shape, -1)
+
+        total = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
+        cells = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).clamp(min=1)
+        return (total / cells[..., None]).permute(0, 3, 1, 2).float()
 
 
 @dataclass(frozen=True)
@@ -202,7 +224,7 @@ class PlainPool:
 
     def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
         """The last map (B, C, H, W) and RoIs (R, 5) -> (R, C, side, side)."""
-        from torchvision.ops import roi_pool  # as above
+        from torchvision.ops import roi_pool  # here, not above: it takes as long to import as torch, and costs are counted without it
 
         return roi_pool(maps[-1].float(), rois, self.side, 1 / self.stride)
 
