@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.types import Batch, UserError
-from implementations.layers.backbones import Norm, fixed_norm, init_resnet
+from implementations.layers.backbones import Norm, fixed_norm
 from implementations.layers.images import normalise
 from implementations.layers.parts import Part
 
@@ -124,7 +124,9 @@ class XceptionLike(nn.Module):
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             channels = out
         self.channels, self.outputs = spec.channels[-outputs:], outputs
-        init_resnet(self)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):  # fan in: the other would all but silence a channel that stands for itself
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps at strides 8, 16, 32, the last `outputs` of them; 16 is C4, 32 is C5."""
