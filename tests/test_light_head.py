@@ -318,8 +318,8 @@ def test_each_image_draws_a_side_of_its_own_by_its_seed():
     detector = build("ms-train", "proxy")
     images = pictures((96, 96), (96, 96), (60, 100))
     batch = detector.jitter(images, [target(seed=seed) for seed in (1, 2, 3)])
-    sides = set(detector.settings.scales)
-    assert sides == {192, 224, 256, 288, 320}
+    sides, scale = set(detector.settings.scales), SCALES["proxy"]
+    assert sides == {round(side * scale.size * scale.single_map) for side in (600, 700, 800, 900, 1000)}
     assert all(min(size) in sides or max(size) == detector.settings.longest for size in batch.sizes)
     assert batch.pixels.shape[2:] == tuple(-(-max(size[i] for size in batch.sizes) // 32) * 32 for i in (0, 1))
     for i, image in enumerate(images):
