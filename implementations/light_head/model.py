@@ -5,7 +5,8 @@ C5 -> large separable convolution -> thin feature maps -> position-sensitive RoI
 Where the paper and its code differ (the paper is the default; each is a field of `LightHead`):
 - `branches`: the text has k x 1 and 1 x k "sequentially" (1); the code adds a second branch, 1 x k then k x 1, and sums both (2).
 - `per_class`: Section 3.2 shares the 4 box offsets between the classes (False); the code has 4 a class (True).
-- The images become 800 / 1200 as the paper says; the code's 800 / 1333 is a matter of a row's setting.
+- The images become 800 / 1200 as the paper says; the code's 800 / 1333 is a matter of a row's setting. So is the schedule: the paper's 1.5M images
+  and 0.5M at a tenth of the rate, where the code has 30 epochs of 80,000 with drops at 19 and 25.
 
 What the paper leaves out and the code, or the R-FCN code that the paper names as its base, decides:
 - Large separable convolution: no activation inside, ReLU behind the sum, biases. Thin maps by 1x1 (Table 2): R-FCN's 1x1 to 1024 with ReLU, then
@@ -19,9 +20,12 @@ What the paper leaves out and the code, or the R-FCN code that the paper names a
 - Faster R-CNN with two layers: C5 narrowed to 256 by 1x1 and ReLU, RoI pooling 7 x 7, two layers of 1024. Which head Table 4's has is not said, so
   that with the last stage as head is a row too: RoI pooling 14 x 14 on C4, the stride in the first 3x3, not dilated. Both share boxes, as setting L.
 
+Left out: horizontal flipping in training, which no row of this project has (the drawn data's classes are each other's mirror images). An anchor has one
+score of objectness, not two, as everywhere here. Stages 1 and 2 and all statistics of batch norm are fixed as in Section 4.1; its scale and shift learn.
+
 What neither says, decided here:
 - With a feature pyramid: one large separable convolution, shared by P2 to P5, then position-sensitive alignment on the level that FPN's Eq. 1
-  gives; C5 is not dilated; the proposal network is FPN's. It is trained on several scales, as the 40.8 row above it is.
+  gives; C5 is not dilated; the proposal network is FPN's. It is trained on several scales, as the row above it in Table 5 is.
 - Multi-scale training draws the side of each image apart, from the image's own seed; anchors stay as they are.
 - Setting S: C4 and C5 are the ends of Stage3 and Stage4 (strides 16 and 32); its block is reading A of layers/xception.py. The 700 / 1100 row of
   Table 8 is the 800 / 1200 detector tested on smaller images; NMS 0.5 (Table 6) is the aligned detector tested so. Neither is trained again.
