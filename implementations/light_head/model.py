@@ -20,8 +20,8 @@ What the paper leaves out and the code, or the R-FCN code that the paper names a
 - Faster R-CNN with two layers: C5 narrowed to 256 by 1x1 and ReLU, RoI pooling 7 x 7, two layers of 1024. Which head Table 4's has is not said, so
   that with the last stage as head is a row too: RoI pooling 14 x 14 on C4, the stride in the first 3x3, not dilated. Both share boxes, as setting L.
 
-Left out: horizontal flipping in training, which no row of this project has (the drawn data's classes are each other's mirror images). An anchor has one
-score of objectness, not two, as everywhere here. Stages 1 and 2 and all statistics of batch norm are fixed as in Section 4.1; its scale and shift learn.
+Left out: horizontal flipping in training, which no row of this project has (the drawn data's classes are each other's mirror images). An anchor has
+one score of objectness, not two. Stages 1 and 2 and all statistics of batch norm are fixed as in Section 4.1; its scale and shift learn.
 
 What neither says, decided here:
 - With a feature pyramid: one large separable convolution, shared by P2 to P5, then position-sensitive alignment on the level that FPN's Eq. 1
