@@ -99,13 +99,42 @@ class Case:
         met = abs(share - claimed) <= within
         return Verdict("reproduced" if met else "deviates", share, f"{part:.3f} of {whole:.3f} is {share:.1f} %; claimed {claimed:g} %")
 
-    def cost_claim(self, index: int, row: str, measure: str, *, tolerance: float = 0.0) -> Verdict:
-        """A cost that a sentence repeats from a table."""
-        measured = self._cost(row, measure)
-        if measured is None:
+    def cost_claim(self, index: int, row: str, measure: str, *, tolerance: float = 0.0, unit: float = 1.0) -> Verdict:
+        """A cost that a sentence repeats from a table; `unit` is the sentence's in the measure's (1e-3: millions said, GMAC counted)."""
+        counted = self._cost(row, measure)
+        if counted is None:
             return _uncounted(row)
+        measured = counted / unit
         word, reason = verdicts.digits(repr(self.claimed(index)), measured, tolerance=tolerance)
         return Verdict(word, measured, reason)
+
+    def cost_ratio(self, index: int, row: str, reference: str, measure: str) -> Verdict:
+        """How many times a cost of the reference the row's is, to the digits that the sentence shows."""
+        ours, theirs = self._cost(row, measure), self._cost(reference, measure)
+        if ours is None or theirs is None:
+            return _uncounted(row if ours is None else reference)
+        word, reason = verdicts.digits(f"{self.claimed(index):g}", ours / theirs)
+        return Verdict(word, ours / theirs, f"{ours:.3g} against {theirs:.3g}: {reason}")
+
+    def arithmetic(self, index: int, computed: Sequence[float]) -> Verdict:
+        """Numbers of a sentence that follow from the settings of our rows, in its order; the first is the measured one."""
+        said = self._numbers(index)
+        met = tuple(computed) == said
+        reason = f"our settings give {_listed(computed)}" + ("" if met else f"; claimed {_listed(said)}")
+        return Verdict("reproduced" if met else "deviates", computed[0], reason)
+
+    def as_printed(self, index: int, table: str, rows: Sequence[str], measure: str) -> Verdict:
+        """Numbers that a sentence repeats from the cells of these rows, in its order."""
+        printed = [float(verdicts.printed_number(printed_values(self.evidence, row, measure, table=table)[0].printed)) for row in rows]
+        said = self._numbers(index)
+        if tuple(printed) == said:
+            return Verdict("reproduced", None, f"Table {table.removeprefix('T')} prints {_listed(printed)}")
+        return Verdict("contradicted by its own table", None, f"Table {table.removeprefix('T')} prints {_listed(printed)}, not {_listed(said)}")
+
+    def _numbers(self, index: int) -> tuple[float, ...]:
+        value = self.evidence.published.claims[index].value
+        assert value is not None, f"{self.evidence.published.paper}: claim {index} holds no number"
+        return value if isinstance(value, tuple) else (value,)
 
     def printed_saving(self, index: int, table: str, measure: str, pairs: Pairs) -> Verdict:
         """The paper's own cells save more than is claimed, in every pair; our counts stand in the reason."""
@@ -120,6 +149,18 @@ class Case:
         return Verdict("reproduced", measured, f"the printed cells save at least {min(printed.values()):.1f} %{ours}")
 
     # ---- accuracy
+
+    def absolute(self, index: int, row: str, measure: str) -> Verdict:
+        """A row's own accuracy, which only the paper's own scale can bear out."""
+        tier = self.evidence.tier(row)
+        measured = self.evidence.mean(row, tier, measure)
+        obstacle = self.evidence.obstacle((row,), measure, 0.0)
+        if obstacle and obstacle[0] != "undecided":
+            return Verdict(obstacle[0], measured, obstacle[1])
+        if tier != "paper" or measured is None:
+            return Verdict("undecided", measured, "a value of its own says something at the paper's scale alone")
+        word, reason = verdicts.digits(repr(self.claimed(index)), measured, tolerance=0.01)
+        return Verdict(word, measured, reason)
 
     def equality(self, row: str, reference: str, measure: str, *, within: float = verdicts.EQUAL_AP) -> Verdict:
         """The row is as accurate as its reference."""
@@ -166,6 +207,11 @@ class Case:
     def _printed_saving(self, table: str, measure: str, row: str, reference: str) -> float:
         ours, theirs = (printed_values(self.evidence, key, measure, table=table)[0] for key in (row, reference))
         return float(100 * (1 - verdicts.printed_number(ours.printed) / verdicts.printed_number(theirs.printed)))
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    """As in "3969 and 490"."""
+    return " and ".join(f"{number:g}" for number in numbers)
 
 
 def _uncounted(row: str) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +28,14 @@ from bench.digest import plain
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import Run, continued, metrics_digest, schedule_of
+from bench.plan import CLASSIFIERS, Run, continued, metrics_digest, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
 from bench.records import Record, read_record, write_atomically, write_record
 from bench.scales import SCALES
-from bench.spec import Paper
+from bench.schedule import draw_seed
+from bench.spec import Backbone, Paper
 from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
 from bench.types import GroundTruth, Split, Unavailable, UserError
 
@@ -148,9 +150,19 @@ def opening(run: Run, setup: Setup, device: torch.device) -> tuple[Any, Split]:
     """The model of a run before its first step, and the split that it learns from."""
     if run.kind == "pretrain":
         split, _ = open_objects(run.data, schedule_of(run, None).images)
-        return Pretrainer(build_classifier(SCALES[run.tier].backbones[run.row], len(split.classes), seed=run.seed)), on_device(split, device)
+        return Pretrainer(_classifier(run, len(split.classes))), on_device(split, device)
     learning = open_split(run.data, "train")
     return prepared(run, setup, len(learning.classes)), on_device(learning, device)
+
+
+def _classifier(run: Run, classes: int) -> Any:
+    """The network that the backbone is pretrained in; those that are no ResNet are found by name, as bench imports no implementation."""
+    spec = SCALES[run.tier].backbones[run.row]
+    if isinstance(spec, Backbone):
+        return build_classifier(spec, classes, seed=run.seed)
+    ((module, name),) = CLASSIFIERS[type(spec)]
+    torch.manual_seed(draw_seed(run.seed, 0, 2))
+    return getattr(importlib.import_module(module), name)(spec, classes)
 
 
 def _pretrain(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:

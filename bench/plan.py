@@ -14,7 +14,7 @@ from bench.datasets import DATASETS
 from bench.datasets.source import Data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
-from bench.spec import Paper, Row, Scale, Schedule, Tier, Train
+from bench.spec import Backbone, Paper, Row, Scale, Schedule, Tier, Train, Xception
 from bench.types import UserError
 
 RunKind = Literal["pretrain", "train", "transform", "plateau"]
@@ -22,7 +22,8 @@ SCENES = Data("scenes", "scenes-v1")
 PRETRAINED_AT: Mapping[Tier, Tier] = {"smoke": "smoke", "proxy": "proxy", "real": "proxy"}  # `real` has the proxy's backbones; `paper` has --init
 ENTRY: tuple[Place, ...] = (("bench.train", "train"), ("bench.assemble", WHOLE), ("bench.predict", WHOLE))
 BACKBONES: tuple[Place, ...] = (("implementations.layers.backbones", "BackboneClassifier"), ("implementations.layers.backbones", "load_backbone"))
-
+XCEPTION: Place = ("implementations.layers.xception", "XceptionClassifier")
+CLASSIFIERS: Mapping[type, tuple[Place, ...]] = {Backbone: BACKBONES, Xception: (XCEPTION,)}  # what pretrains a backbone, by the kind of its plan
 BODY: Place = ("implementations.layers.backbones", "load_body")
 
 
@@ -57,6 +58,7 @@ def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     if choice.tier == "paper" and choice.init is None:
         raise UserError("--tier paper: needs --init FILE, the ImageNet weights of the backbone as safetensors, as the paper starts from them")
     papers, found = tuple(papers), dict[str, Run]()
+    _known(papers, choice.rows)
     for paper in papers:
         for row in _chosen(paper, choice.rows):
             for seed in _seeds(row, choice):
@@ -93,6 +95,7 @@ def schedule_of(run: Run, row: Row | None) -> Schedule:
     if run.kind == "pretrain":
         return base if run.tier == "smoke" else PRETRAIN
     assert row is not None, f"{run.id}: only a pretrain run has no row"
+    base = row.schedule if row.schedule and run.tier == "paper" else base
     images, decay = (_epochs(count * row.setting.schedule, base) for count in (base.images, base.decay_images))
     more = _epochs((images + decay) / 2, base) if run.kind == "plateau" else 0
     return replace(base, images=images + more, decay_images=decay)
@@ -116,12 +119,22 @@ def row_of(papers: Mapping[str, Paper], run: Run) -> Row | None:
     return None if run.kind == "pretrain" else papers[run.paper].row(run.row)
 
 
+def _runnable(paper: Paper) -> dict[str, Row]:
+    return {row.key: row for row in paper.rows if row.build is not None and row.recipe}
+
+
+def _known(papers: tuple[Paper, ...], keys: tuple[str, ...]) -> None:
+    """UserError for a key that none of the papers has a row for."""
+    allowed = [key for paper in papers for key in _runnable(paper)]
+    for key in keys:
+        if key not in allowed:
+            raise UserError(f"row {key!r}: {', '.join(paper.key for paper in papers)} has no such row to run; allowed: {', '.join(allowed)}")
+
+
 def _chosen(paper: Paper, keys: tuple[str, ...]) -> Iterator[Row]:
-    buildable = {row.key: row for row in paper.rows if row.build is not None}
-    for key in keys or buildable:
-        if key not in buildable:
-            raise UserError(f"row {key!r}: {paper.key} has no such row to run; allowed: {', '.join(buildable)}")
-        yield buildable[key]
+    """The rows of this paper that are asked for, in that order; all of them where none is named."""
+    runnable = _runnable(paper)
+    yield from (runnable[key] for key in keys or runnable if key in runnable)
 
 
 def _seeds(row: Row, choice: Choice) -> range:
@@ -164,8 +177,9 @@ def _start(paper: Paper, row: Row, choice: Choice) -> tuple[Run, ...]:
 def _pretrain(backbone: str, tier: Tier) -> Run:
     at = PRETRAINED_AT[tier]
     run = Run(f"pretrain.{backbone}.{at}.s0", "pretrain", "pretrain", backbone, at, 0, SCENES, (), "")
-    settings = {"kind": run.kind, "backbone": SCALES[at].backbones[backbone], "schedule": schedule_of(run, None), "seed": 0}
-    start = (*ENTRY, ("bench.pretrain", WHOLE), *BACKBONES)
+    spec = SCALES[at].backbones[backbone]
+    settings = {"kind": run.kind, "backbone": spec, "schedule": schedule_of(run, None), "seed": 0}
+    start = (*ENTRY, ("bench.pretrain", WHOLE), *CLASSIFIERS[type(spec)])
     return replace(run, digest=digest(settings | _data(run.data), _closure(start)))
 
 

@@ -22,6 +22,15 @@ class Backbone:
 
 
 @dataclass(frozen=True)
+class Xception:
+    """An Xception-like net (Light-Head R-CNN, Table 7): channels of Conv1 and of Stage2 to 4, blocks of these stages, and how a block is read."""
+
+    channels: tuple[int, int, int, int] = (24, 144, 288, 576)
+    blocks: tuple[int, int, int] = (4, 8, 4)
+    reading: str = "A"  # a key of READINGS in implementations/layers/xception.py: the paper does not draw its block
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How long and how a run learns; a row's own factor (1x, 2x) multiplies the image counts.
 
@@ -49,7 +58,7 @@ class Scale:
     tier: Tier
     width: float  # of channels
     size: float  # of pixels: 600 becomes 600 * size
-    backbones: Mapping[str, Backbone]  # each named backbone's own proxy: R50 and R101 stay different
+    backbones: Mapping[str, Backbone | Xception]  # each named backbone's own proxy: R50 and R101 stay different
     schedule: Schedule
     rois: int  # proposals sampled an image in training (512 in FPN)
     proposals: tuple[int, int]  # kept after suppression in training and in testing
@@ -120,7 +129,7 @@ class Row:
     setting: Setting
     build: Builder | None  # None: a row that the paper quotes from elsewhere
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    recipe: Recipe = (Train(),)
+    recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
     needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
     body: str = ""  # key of the row whose trained detector, its second stage left out, this one starts from
     body_at: tuple[Tier, ...] = ("smoke", "proxy", "real")  # the tiers where it does; at the others it starts from the pretrained backbone
@@ -129,6 +138,7 @@ class Row:
     quoted: str = ""  # why it is shown and never measured
     channel_first: bool = False  # count the 1x1 before the pooling (Condensing's printed GMAC)
     notes: str = ""
+    schedule: Schedule | None = None  # how it learns at the paper's own scale, where that is not the tier's
     # measure -> why no reading of the paper gives its printed number: the outcome word ("irreproducible", "deviates") and the proof in a sentence
     unmatched: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -168,7 +168,7 @@ def _accuracy_ruling(question: _Question) -> verdicts.Ruling:
 
 
 def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
-    """The printed cells that our row and measure answer, in one table or (empty) in all."""
+    """The printed cells that our row and measure answer, in one table or (empty) in all; columns of other data (test-dev) are left out."""
     if evidence.paper is None:
         return ()
     places = {
@@ -176,7 +176,7 @@ def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "
         for ours in evidence.paper.tables
         for i, key in enumerate(ours.rows)
         for j, column in enumerate(ours.columns)
-        if key == row and column.measure == measure and table in {"", ours.id}
+        if key == row and column.measure == measure and not column.unattempted and table in {"", ours.id}
     }
     return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
 

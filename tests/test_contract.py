@@ -11,7 +11,7 @@ from bench.scales import SCALES
 from bench.spec import Request, Train
 from bench.types import Detector, Target, Trainable, detect
 
-ROWS = [(paper, row) for paper in built().values() for row in paper.rows if row.build is not None]
+ROWS = [(paper, row) for paper in built().values() for row in paper.rows if row.build is not None and row.recipe]
 IDS = [f"{paper.key}.{row.key}" for paper, row in ROWS]
 CLASSES = 4
 

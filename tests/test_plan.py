@@ -138,7 +138,7 @@ def test_slugs():
 
 def test_quick_is_the_headline_rows_once():
     runs = quick(built().values())
-    rows = {(run.paper, run.row) for run in runs if run.kind == "train"}
+    rows = {(run.paper, run.row) for run in runs if run.kind in {"train", "transform"}}
     wanted = {(paper.key, key) for paper in built().values() for key in headlines(paper)}
     assert wanted <= rows
     assert {run.id for run in runs if (run.paper, run.row) in rows - wanted} <= {need for run in runs for need in run.needs}

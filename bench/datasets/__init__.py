@@ -21,6 +21,12 @@ def _scenes(data: Data, split: str) -> Split:
     return open_scenes(data, split)
 
 
+def _variant(data: Data, split: str) -> Split:
+    from bench.datasets.scenes import open_variant
+
+    return open_variant(data, split)
+
+
 def _coco(data: Data, split: str) -> Split:
     from bench.datasets.coco import open_coco
 
@@ -33,7 +39,7 @@ def _voc(data: Data, split: str) -> Split:
     return open_voc(data, split)
 
 
-DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType({"scenes": _scenes, "coco": _coco, "voc": _voc})
+DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType({"scenes": _scenes, "variant": _variant, "coco": _coco, "voc": _voc})
 
 
 def open_split(data: Data, split: str) -> Split:

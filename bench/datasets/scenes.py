@@ -17,6 +17,7 @@ import numpy as np
 
 from bench.datasets.scene_parts import ARRANGEMENTS, CLASSES, SHAPES, noise, sprite, textures
 from bench.datasets.scene_plans import RECTANGLE, SCENES, Plan, Scenes, Window, plan, single_plan
+from bench.datasets.scene_variants import VARIANTS
 from bench.types import GroundTruth, Target, UserError
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
 GENERATOR = 1  # raise it with every change that alters a pixel or a box; a frozen name then needs a new one
 DOMAINS = {"train": 0, "val": 1, "test": 2}  # of seeds: no scene of one split is ever drawn for another
 SINGLE_DOMAIN = 3  # of the single objects
-# name -> frozen_hash(name): these may not change any more. They were tuned with the FPN baseline alone, before any method was trained on them.
+# name -> frozen_hash(name): these may not change any more. They were tuned with the FPN baseline alone (the crowded ones on boxes alone), before any
+# method was trained on them.
 FROZEN = {
     "scenes-v1": "5ebd01e00048269284c3948c398f9d9dac405d1fe9f313c0493449099372d58c",
     "scenes-v1-uninformative": "7144a66c9bafb052ecd971986dd3b801f6b8fc9c2acd2c4a91873d3ac59fe7e6",
     "scenes-v1-onesize": "bd97acee69ccac95eb2e2312a5bf494b6211d9f6e92a1d4f86d1ca0c75c7240a",
     "scenes-v1-sparse": "86d63c79c5cfd9791db3c5bd39f10031e2ec6cd60939a42b9a1a95589b20953d",
+    "scenes-v1-crowded": "a0067e867b4ed7a49684890b90f5286101bef08194cb56eedfca3a648456687f",
 }
 
 
@@ -177,6 +180,11 @@ def open_scenes(data: Data, split: str) -> SceneSplit:
     return _split(data.name, named(data.name), split)
 
 
+def open_variant(data: Data, split: str) -> SceneSplit:
+    """The same for a name in VARIANTS."""
+    return _split(data.name, VARIANTS[data.name], split)
+
+
 def single_objects(data: Data, count: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Objects alone, to pretrain a backbone: images (count, size, size, 3), labels (count,). None of them is in a split."""
     scenes = replace(named(data.name), canvas=size)
@@ -196,7 +204,7 @@ def digest(scenes: Scenes) -> str:
 
 def frozen_hash(name: str, images: int = 100) -> str:
     """A hash of the pixels, boxes and labels of so many images, drawn in turn from train, val and test."""
-    scenes, total = named(name), hashlib.sha256()
+    scenes, total = VARIANTS.get(name) or named(name), hashlib.sha256()
     for index in range(images):
         scene = plan(scenes, index % len(DOMAINS), index // len(DOMAINS))
         total.update(render(scene, scenes.canvas, scenes.noise).tobytes())

@@ -8,13 +8,14 @@ from pathlib import Path
 from bench.types import UserError
 
 SPLITS = ("train", "val", "test")
+VARIANTS = ("scenes-v1-crowded",)  # the names in scene_variants.py
 _KEYS = {"coco": (*SPLITS, "images", "empty"), "voc": ("voc", *SPLITS, "classes", "empty")}
 _FORMS = "scenes-v1, or train=A.json,val=B.json,test=C.json[,images=DIR], or voc=DIR[,train=2007_trainval+2012_trainval,val=2007_val,test=2007_test]"
 
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset by its kind ("scenes", "coco", "voc"), its name in tables and records (no path of a machine), and its parts as given."""
+    """A dataset by its kind ("scenes", "variant", "coco", "voc"), its name in tables and records (no path of a machine), and its parts as given."""
 
     kind: str
     name: str
@@ -34,7 +35,7 @@ def parse_data(text: str) -> Data:
     """
     text = text.strip()
     if text.startswith("scenes") and "=" not in text and "," not in text:
-        return Data("scenes", text)
+        return Data("variant" if text in VARIANTS else "scenes", text)
     parts = _pairs(text)
     kind = "voc" if "voc" in parts else "coco"
     for key in parts:
