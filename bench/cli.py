@@ -238,13 +238,18 @@ def leaderboard(
     from bench.leaderboard import as_csv
     from bench.report import print_leaderboard
 
-    lines = _standing(committed).lines
+    found = _standing(committed)
     if csv:
-        typer.echo(as_csv(lines).decode(), nl=False)
+        typer.echo(as_csv(found.lines).decode(), nl=False)
         return
     from rich.console import Console
 
-    print_leaderboard(lines, Console())
+    from bench.report import latencies
+    from bench.timing_table import print_latencies
+
+    print_leaderboard(found.lines, Console())
+    if latencies(found):
+        print_latencies(latencies(found), Console())
 
 
 @app.command()

@@ -15,6 +15,7 @@ import psutil
 LOAD = 0.5  # load average of the last minute before we began, from which on a row is noisy
 FOREIGN_CORES = 0.2  # cores busy with others' work meanwhile; a quiet system's own services take a twentieth
 STOLEN = 0.02  # share of the processors' time that a hypervisor gave to others
+SHORTEST_S = 0.5  # the system counts processor time in hundredths of a second: of less than this it tells nothing
 SPREAD = 0.10  # quartile range over median of one image's warm-up samples
 UNKNOWN = "unknown"
 THROTTLES = Path("/sys/devices/system/cpu")
@@ -95,6 +96,8 @@ class Watch:
         self.look()
         began, before, own = self._began
         elapsed, after = time.monotonic() - began, psutil.cpu_times()
+        if elapsed < SHORTEST_S:
+            return Seen(self.load_before, UNKNOWN, UNKNOWN, self._throttled(), self._others())
         foreign = (_busy(after) - _busy(before) - (_own_seconds(self.pids) - own)) / elapsed
         stolen = (getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)) / (elapsed * (psutil.cpu_count() or 1))
         return Seen(self.load_before, round(max(0.0, foreign), 3), round(stolen, 4), self._throttled(), self._others())
