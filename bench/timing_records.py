@@ -20,6 +20,7 @@ from bench.plan import file_hash
 from bench.records import Record, write_atomically, write_record
 from bench.subjects import Subject, row_of
 from bench.timing import Lane, Session
+from bench.types import UserError
 from bench.watching import SPREAD, UNKNOWN
 
 PHASES = ("prepare_ms", "network_ms", "finish_ms", "whole_ms")
@@ -74,6 +75,16 @@ def _digest(subject: Subject) -> str:
     row = row_of(subject)
     settings = {"kind": "latency", "tier": subject.tier, "row": row.build, "arguments": row.arguments, "setting": row.setting}
     return digest(settings, closure((*meter, *places_of(callables([row.build, row.arguments])))))
+
+
+def current_digest(record: Record) -> str:
+    """What a latency record's digest would be now; empty for a file's, which may lie anywhere, and for a row that is gone."""
+    if record.paper == "file":
+        return ""
+    try:
+        return _digest(Subject(f"{record.paper}.{record.row}", record.tier))
+    except UserError:
+        return ""
 
 
 def _context(session: Session, lane: Lane, reference: Lane | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bench.records import Record
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
 SHOWN = ("prepare_ms", "network_ms", "finish_ms", "whole_ms")
@@ -28,13 +29,17 @@ def print_latencies(records: Sequence[Record], console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    given = [name for name in PERCENTILES if any(f"whole_{name}_ms" in record.values for record in records)]
     shown = Table(padding=(0, 1), box=None, pad_edge=False)
-    for name in ("row", "prepare", "network", "finish", "whole ms", *PERCENTILES, "peak MB", "RoIs", "detections", "GMAC", "marks"):
-        shown.add_column(name, justify="left" if name in {"row", "marks"} else "right", overflow="fold", no_wrap=name not in {"row", "marks"})
+    for name in ("row", "prepare", "network", "finish", "whole ms", *given, "peak MB", "RoIs", "found", "GMAC", "marks"):
+        shown.add_column(name, justify="left" if name in {"row", "marks"} else "right", no_wrap=True)
     notes: dict[str, str] = {}
     for record in records:
-        shown.add_row(*(escape(text) for text in _cells(record, notes)))
-    console.print(shown)
+        shown.add_row(*(escape(text) for text in _cells(record, notes, given)))
+    _print_wide(shown, console)
+    missing = [name for name in PERCENTILES if name not in given]
+    if missing:
+        console.print(f"  {', '.join(missing)}: n/a, too few samples", markup=False)
     for note, number in notes.items():
         console.print(f"  {number} {note}", markup=False, soft_wrap=True)
     for record in records:
@@ -44,13 +49,21 @@ def print_latencies(records: Sequence[Record], console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _cells(record: Record, notes: dict[str, str]) -> tuple[str, ...]:
+def _print_wide(table: Table, console: Console) -> None:
+    """A row is a line, as long as it may be: numbers that are cut off are none."""
+    was = console.width
+    console.width = max(was, console.measure(table, options=console.options.update(max_width=1000)).maximum)
+    console.print(table)
+    console.width = was
+
+
+def _cells(record: Record, notes: dict[str, str], percentiles: Sequence[str]) -> tuple[str, ...]:
     """One row's texts; what is to be said of it goes to the notes, each once, by its number."""
     said = [*([f"{record.status}: {record.reason}"] if record.status != "ok" else []), *record.context["marks"]]
     numbers = " ".join(notes.setdefault(each, f"({len(notes) + 1})") for each in said)
     values = record.values
     times = [f"{values[name]:.1f}" if name in values else "" for name in SHOWN]
-    bounds = [f"{values[f'whole_{name}_ms']:.1f}" if f"whole_{name}_ms" in values else "n/a" for name in PERCENTILES]
+    bounds = [f"{values[f'whole_{name}_ms']:.1f}" if f"whole_{name}_ms" in values else "n/a" for name in percentiles]
     counts = [f"{values[name]:g}" if name in values else "n/a" for name in ("rois", "detections")]
     peak = f"{values['peak_memory_mb']:.0f}" if "peak_memory_mb" in values else ""
     gmac = format_macs(values["macs_g"], record.context["unknown"]) if "macs_g" in values else "n/a"

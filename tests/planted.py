@@ -122,8 +122,11 @@ class Dying(Honest):
 class Hanging(Honest):
     """Never answers."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        print("thinking ...", flush=True)  # to standard output, where the answers go otherwise
+
     def network(self, batch):
-        print("thinking ...", flush=True)
         time.sleep(3600)
 
 

@@ -25,12 +25,12 @@ from bench.meters.memory import peak_memory
 from bench.meters.percentiles import bound
 from bench.meters.rois import count_rois, hold_rois, most_rois, random_boxes
 from bench.publish import publish
-from bench.records import read_record
+from bench.records import Record, read_record
 from bench.report import render
 from bench.showing import record_text
 from bench.subjects import Conditions, Subject, check, find_subject
 from bench.timing import Manner, time_subjects
-from bench.timing_records import column, keep, ratios, records_of, spread
+from bench.timing_records import column, current_digest, keep, ratios, records_of, spread
 from bench.timing_table import as_csv, conditions_line, print_latencies, ratio_line
 from bench.timing_worker import Died, Worker
 from bench.types import UserError
@@ -448,6 +448,15 @@ def test_latencies_are_published_beside_the_others_and_rendered(session, tmp_pat
     lines = (tmp_path / "results" / "latency.csv").read_text().splitlines()
     assert len(lines) == 1 + len(records)  # a quick look is no number
     assert json.loads(record_text(records[0].id))["kind"] == "latency"
+
+
+def test_a_record_rests_on_the_source_of_its_row():
+    record = Record("x", "latency", "condensing", "fpn-r50", "proxy", 0, "ok", "", "", {})
+    own = current_digest(record)
+    assert len(own) == 64
+    assert own == current_digest(replace(record, id="y"))
+    assert len({own, current_digest(replace(record, row="k16-l5")), current_digest(replace(record, tier="paper"))}) == 3
+    assert current_digest(replace(record, row="gone")) == current_digest(replace(record, paper="file")) == ""
 
 
 def test_without_latencies_there_is_no_file_of_them(tmp_path):
