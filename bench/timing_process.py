@@ -117,7 +117,7 @@ def measure(opened: Opened, *, place: int) -> dict[str, Any]:
 
 
 def memory(opened: Opened) -> dict[str, float]:
-    """The peak over the largest of the images."""
+    """The peak over the first of the images."""
     from bench.meters.memory import peak_memory
 
     count = min(MEMORISED, opened.conditions.images)
