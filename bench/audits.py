@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from bench.meters.latency import Runtime, running, time_image
 from bench.meters.two_samples import mann_whitney
-from bench.types import Detections, Detector, detect
+from bench.types import Detections, Detector, Predictions, detect
 
 if TYPE_CHECKING:
     from bench.records import Record
@@ -70,6 +71,21 @@ def _alike(images: Sequence[Tensor]) -> list[list[Tensor]]:
 def accuracy(timed: Sequence[Detections], expected: Sequence[Detections]) -> tuple[Finding, ...]:
     """Whether the answers of the timed images are those that accuracy is computed from."""
     return _differ("accuracy", "in timing it answers otherwise than for accuracy", timed, expected)
+
+
+def stored(timed: Mapping[int, Detections], predictions: Predictions) -> tuple[Finding, ...]:
+    """Whether the timed answers, by image id, hold the stored ones that an accuracy was computed from: one artefact makes both numbers."""
+    lost = whole = 0
+    for image, found in timed.items():
+        rows = predictions.image == image
+        kept = Detections(*(torch.from_numpy(column[rows]) for column in (predictions.boxes, predictions.scores, predictions.labels)))
+        whole += len(kept.scores)
+        lost += unmatched(kept, found)  # the other way round proves nothing: low scores are not stored
+    if lost <= SHARE * whole:
+        return ()
+    return (
+        Finding("accuracy", f"{lost} of {whole} stored predictions, from which its accuracy was computed, are not what it answers when it is timed"),
+    )
 
 
 # ---- does the batch, or the order, change the answer

@@ -6,14 +6,22 @@ import hashlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from bench.subjects import Subject, row_of, run_of
+from bench import places
+from bench.assemble import build_detector
+from bench.scales import SCALES
+from bench.subjects import WEIGHTS, Subject, row_of, run_of
 from bench.types import UserError
+
+if TYPE_CHECKING:
+    from bench.plan import Run
+    from bench.spec import Row
 
 SEED = 0  # of random weights
 
@@ -23,23 +31,19 @@ def build(subject: Subject, data: str, classes: int) -> Any:
     if subject.kind == "file":
         detector = _made(subject.name)
     elif subject.kind == "run":
-        detector = _trained(subject, data, classes)
+        detector = _trained(run_of(subject, data), row_of(subject), classes)
     else:
-        from bench.assemble import build_detector
-        from bench.scales import SCALES
-
         row = row_of(subject)
         detector = build_detector(row, SCALES[subject.tier], row.setting.classes, seed=SEED)  # type: ignore[index]  # was checked to be a tier
     return detector.eval() if isinstance(detector, nn.Module) else detector
 
 
-def _trained(subject: Subject, data: str, classes: int) -> Any:
-    from bench.catalogue import built
-    from bench.execute import Setup, load_weights, prepared
-
-    run = run_of(subject, data)
-    detector = prepared(run, Setup(built()), classes)
-    load_weights(run, detector)
+def _trained(run: Run, row: Row, classes: int) -> Any:
+    """The row's detector with the weights that its run ended with; what the run started from need not be here."""
+    folders = {need.split(".")[1]: places.run_folder(need) for need in run.needs if not need.startswith("pretrain.")}
+    inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
+    detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
+    detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
     return detector
 
 

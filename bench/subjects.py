@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.spec import Row
     from bench.types import Split
 
+WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.parquet"  # what a run leaves in its folder
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16", "float16")
 FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
@@ -68,7 +69,7 @@ def find_subject(name: str, tier: str, data: str = "") -> Subject:
             raise UserError(f"{name}: there is no such file; allowed: {FORMS}")
         return subject
     if subject.kind == "run":
-        if not (places.run_folder(run_of(subject, data).id) / "weights.safetensors").exists():
+        if not (places.run_folder(run_of(subject, data).id) / WEIGHTS).exists():
             raise UserError(f"{name}: has no weights here; next: leandet run {name}, or time the row with random weights by its PAPER.ROW")
         return replace(subject, tier=name.split(".")[2])
     if tier not in TIERS:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.subjects import Conditions, Subject, check
+from bench.datasets.source import parse_data
+from bench.subjects import PREDICTIONS, Conditions, Subject, check, run_of
 from bench.types import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.audits import Finding
     from bench.meters.latency import Runtime
     from bench.types import Split
 
@@ -31,6 +33,7 @@ BENCHED = 3  # times that each shape is shown before warm-up
 class Opened:
     """A detector ready to be measured, and the images for it."""
 
+    subject: Subject
     detector: Any
     split: Split
     runtime: Runtime
@@ -60,7 +63,7 @@ def open_detector(subject: Subject, conditions: Conditions) -> Opened:
         detector.to(runtime.device)
     if conditions.rois:
         hold_rois(detector, conditions.rois)
-    return Opened(detector, split, runtime, conditions)
+    return Opened(subject, detector, split, runtime, conditions)
 
 
 # ---- requests
@@ -142,12 +145,26 @@ def macs(opened: Opened, *, size: tuple[int, int], rois: int) -> dict[str, Any]:
 
 
 def audits(opened: Opened) -> dict[str, Any]:
-    """What the audits find against the detector."""
+    """What the audits find against the detector; a run's answers are also held against its stored predictions."""
     from bench.audits import audit
 
     count = min(AUDITED, opened.conditions.images)
-    found = audit(opened.detector, [opened.image(place) for place in range(count)], opened.runtime)
+    found = audit(opened.detector, [opened.image(place) for place in range(count)], opened.runtime) + _against_stored(opened, count)
     return {"findings": [asdict(finding) for finding in found]}
+
+
+def _against_stored(opened: Opened, count: int) -> tuple[Finding, ...]:
+    from bench import places
+    from bench.audits import stored
+    from bench.meters.latency import time_image
+    from bench.metrics.store import read_predictions
+
+    run = run_of(opened.subject, opened.conditions.data) if opened.subject.kind == "run" else None
+    path = places.run_folder(run.id) / PREDICTIONS if run else None
+    if run is None or path is None or not path.exists() or run.data != parse_data(opened.conditions.data):
+        return ()
+    timed = {opened.split.image_id(place): time_image(opened.detector, opened.image(place), opened.runtime)[1] for place in range(count)}
+    return stored(timed, read_predictions(path))
 
 
 REQUESTS: Mapping[str, Callable[..., dict[str, Any]]] = {
