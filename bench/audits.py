@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.meters.latency import Runtime, running, time_image
-from bench.meters.two_samples import mann_whitney
+from bench.two_samples import mann_whitney
 from bench.types import Detections, Detector, Predictions, detect
 
 if TYPE_CHECKING:

@@ -65,9 +65,12 @@ def current_digests() -> dict[str, str]:
 
 def _latency_digests(stored: Sequence[Stored]) -> dict[str, str]:
     """Record id -> what the meter's and the row's source are now, for latency records; those of rows that are gone are left out."""
+    timed = [each.record for each in stored if each.record.kind == "latency"]
+    if not timed:
+        return {}
     from bench.timing_records import current_digest
 
-    found = {each.record.id: current_digest(each.record) for each in stored if each.record.kind == "latency"}
+    found = {record.id: current_digest(record) for record in timed}
     return {name: known for name, known in found.items() if known}
 
 

@@ -18,10 +18,10 @@ from statistics import median
 from typing import Any
 
 from bench import machine, places
-from bench.meters.two_samples import mann_whitney
 from bench.records import write_atomically
 from bench.subjects import Conditions, Subject
 from bench.timing_worker import Died, Worker
+from bench.two_samples import mann_whitney
 from bench.types import UserError
 
 P, RATIO = 0.002, 1.05  # asv calls a regression at this p; below this ratio nobody would mind

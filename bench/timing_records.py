@@ -14,12 +14,12 @@ from typing import Any
 from bench import machine, places
 from bench.datasets.source import parse_data
 from bench.digest import callables, closure, digest, places_of
-from bench.meters.percentiles import PERCENTILES, bound
-from bench.meters.two_samples import ratio_of_medians
+from bench.percentiles import PERCENTILES, bound
 from bench.plan import file_hash
 from bench.records import Record, write_atomically, write_record
 from bench.subjects import Subject, row_of
 from bench.timing import Lane, Session
+from bench.two_samples import ratio_of_medians
 from bench.types import UserError
 from bench.watching import SPREAD, UNKNOWN
 

@@ -22,8 +22,8 @@ from bench.gather import standing
 from bench.meters import latency
 from bench.meters.latency import memory_format, open_runtime, running, slope, time_image, warm_up
 from bench.meters.memory import peak_memory
-from bench.meters.percentiles import bound
 from bench.meters.rois import count_rois, hold_rois, most_rois, random_boxes
+from bench.percentiles import bound
 from bench.publish import publish
 from bench.records import Record, read_record
 from bench.report import render

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from bench.meters.percentiles import bound, least, rank
-from bench.meters.two_samples import mann_whitney, ratio_of_medians
+from bench.percentiles import bound, least, rank
+from bench.two_samples import mann_whitney, ratio_of_medians
 
 # percentile: (least samples, rank of 100, 200, 500, 1000): the table of the house's rules
 TABLE = {50: (11, 37, 83, 223, 462), 90: (64, 3, 10, 34, 78), 95: (130, None, 3, 13, 34), 99: (662, None, None, None, 2)}
