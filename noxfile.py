@@ -80,8 +80,11 @@ def types(session: nox.Session) -> None:
 
 @chore
 def bench(session: nox.Session) -> None:
-    """Speed: ours against torchvision's own detector, like with like, interleaved in one run."""
+    """Speed: ours against torchvision's own detector, like with like, interleaved in one run; with `-- --compare` against the merge base."""
     set_up(session, "tests")
+    if "--compare" in session.posargs:
+        run(session, "python", "-m", "bench.regression", *(word for word in session.posargs if word != "--compare"))
+        return
     run(session, "pytest", "tests/bench", "-m", "bench", "-s", *session.posargs)
 
 

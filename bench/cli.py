@@ -150,6 +150,35 @@ def cost(
             print_costs(records, Console())
 
 
+@app.command("time")
+def time_(  # noqa: PLR0913, PLR0917 - a command's options are its words
+    rows: Annotated[
+        list[str], typer.Argument(help="PAPER.ROW (random weights), a run's id (its weights) or FILE.py:FUNCTION that makes a detector.")
+    ],
+    tier: Annotated[str, typer.Option("--tier", help="At which scale rows are built.")] = "paper",
+    data: DataText = "scenes-v1",
+    images: Annotated[int, typer.Option("--images", help="The first so many of the test split: 11 bound a median, 64 p90, 130 p95, 662 p99.")] = 64,
+    rois: Annotated[int, typer.Option("--rois", help="So many random RoIs for every detector; 0: each its own.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 0,
+    precision: Annotated[str, typer.Option("--precision", help="float32, bfloat16 or float16.")] = "float32",
+    quick: Annotated[bool, typer.Option("--quick", help="Three samples, no percentiles: whether it runs at all.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Look for what would make the numbers untrue: caches, answers that change.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for one answer of a measured process.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of detectors, a process each, in turns A B A B: prepare, network, finish, memory; ratios to the first. Kept in runs/latency/."""
+    from bench import machine
+    from bench.subjects import Conditions
+    from bench.timing import Manner
+    from bench.timing_command import time_rows
+
+    conditions = Conditions(data, images, device, threads or machine.cores(), precision, rois)
+    good = time_rows(rows, tier, conditions, Manner(quick, audit, timeout), as_json=as_json)
+    if not good:
+        raise typer.Exit(1)
+
+
 @app.command()
 def score(
     predictions: Annotated[str, typer.Option("--predictions", help="A COCO results file (JSON), or a run's predictions.parquet.")],
@@ -209,13 +238,18 @@ def leaderboard(
     from bench.leaderboard import as_csv
     from bench.report import print_leaderboard
 
-    lines = _standing(committed).lines
+    found = _standing(committed)
     if csv:
-        typer.echo(as_csv(lines).decode(), nl=False)
+        typer.echo(as_csv(found.lines).decode(), nl=False)
         return
     from rich.console import Console
 
-    print_leaderboard(lines, Console())
+    from bench.report import latencies
+    from bench.timing_table import print_latencies
+
+    print_leaderboard(found.lines, Console())
+    if latencies(found):
+        print_latencies(latencies(found), Console())
 
 
 @app.command()

@@ -53,6 +53,16 @@ class Evidence:
         found.sort(key=lambda record: record.status != "ok")
         return found[0] if found else None
 
+    def latencies(self, row: str, status: str = "ok") -> tuple[Record, ...]:
+        """The latency records of a row at the paper's own scale, those with as many RoIs for all first, then those that were not noisy."""
+        own = (self.published.paper, row, "paper")
+        found = [
+            record
+            for record in self.records
+            if record.kind == "latency" and record.status == status and (record.paper, record.row, record.tier) == own
+        ]
+        return tuple(sorted(found, key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id)))
+
     def tier(self, row: str) -> str:
         """The tier at which this row's accuracy is judged; empty if it has no run there."""
         return next((tier for tier in JUDGED_TIERS if self.attempts(row, tier)), "")

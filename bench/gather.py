@@ -44,9 +44,10 @@ def _stored(path: Path) -> Stored:
     return Stored(read_record(path), beside if beside.exists() else None)
 
 
-def standing(stored: Sequence[Stored], *, digests: Mapping[str, str] | None = None) -> Standing:
+def standing(stored: Sequence[Stored], *, digests: dict[str, str] | None = None) -> Standing:
     """Every published cell and sentence judged by these records."""
-    return judge([each.record for each in stored], differences(stored), digests)
+    known = None if digests is None else digests | _latency_digests(stored)
+    return judge([each.record for each in stored], differences(stored), known)
 
 
 # ---- digests
@@ -60,6 +61,17 @@ def current_digests() -> dict[str, str]:
     for run in plan(built().values(), Choice("proxy")):
         found[run.id] = run.digest
     return found
+
+
+def _latency_digests(stored: Sequence[Stored]) -> dict[str, str]:
+    """Record id -> what the meter's and the row's source are now, for latency records; those of rows that are gone are left out."""
+    timed = [each.record for each in stored if each.record.kind == "latency"]
+    if not timed:
+        return {}
+    from bench.timing_records import current_digest
+
+    found = {record.id: current_digest(record) for record in timed}
+    return {name: known for name, known in found.items() if known}
 
 
 # ---- paired differences

@@ -102,6 +102,11 @@ def precision() -> str:
     return "bf16-mixed" if BF16_FLAGS & set(_cpuinfo("flags").split()) and bf16_gain() > BF16_GAIN else "32-true"
 
 
+def cpu_flags() -> set[str]:
+    """What the processor says it can; empty where the system does not tell."""
+    return set(_cpuinfo("flags").split())
+
+
 @functools.cache
 def bf16_gain() -> float:
     """How many times as fast a convolution runs forward and backward in bfloat16 as in float32, on one thread of the CPU.

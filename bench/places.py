@@ -44,3 +44,8 @@ def local_scores() -> Path:
 def costs() -> Path:
     """Cost records of this checkout."""
     return runs() / "costs"
+
+
+def latencies() -> Path:
+    """Latency records of this checkout with their samples, one folder a machine."""
+    return runs() / "latency"

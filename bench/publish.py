@@ -14,7 +14,7 @@ from bench.records import Record, write_record
 from bench.report import Standing, cite, render
 from bench.types import UserError
 
-PUBLISHED_TIERS = ("", "proxy", "real", "paper")  # a smoke run proves a path, not a number
+PUBLISHED_TIERS = ("", "proxy", "real", "paper")
 
 
 def local() -> tuple[Stored, ...]:
@@ -30,7 +30,8 @@ def committed() -> tuple[Stored, ...]:
 
 
 def _counts(record: Record) -> bool:
-    return record.tier in PUBLISHED_TIERS
+    """A smoke run and a quick look at a latency prove a path, not a number."""
+    return record.tier in PUBLISHED_TIERS and not (record.kind == "latency" and record.context.get("quick"))
 
 
 def local_standing() -> Standing:

@@ -47,6 +47,7 @@ def find_record(name: str) -> Record:
     local = places.run_folder(name) / "record.json"
     found = [local] if local.exists() else sorted(places.committed_records().rglob(f"{name}.json"))
     found += sorted(places.costs().glob(f"{name}.json")) if not found and places.costs().exists() else []
+    found += sorted(places.latencies().rglob(f"{name}.json")) if not found and places.latencies().exists() else []
     if not found:
         raise UserError(f"{name!r}: no record of it here; `leandet plan` lists the runs, `leandet run {name}` makes one, `leandet list` the papers")
     return read_record(found[0])

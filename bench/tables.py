@@ -167,6 +167,65 @@ def _accuracy_ruling(question: _Question) -> verdicts.Ruling:
     return word, f"{said}; {reason}, {found.seeds} seeds"
 
 
+# ---- latency: the ratio counts, not the milliseconds, as the paper's machine is not ours
+
+FASTER = {"fps": 1, "latency_ms": -1}  # by measure: whether more is faster
+
+
+def _latency(question: _Question) -> _Finding:
+    """A speed by its ratio to another row of the paper, timed in turns with it at the paper's scale, with as many RoIs where that was held."""
+    evidence, row, measure = question.evidence, question.row.key, question.column.measure
+    compared = [record for record in evidence.latencies(row) if "whole_ratio" in record.values]
+    judged = next(((record, *printed) for record in compared if (printed := _printed_ratio(question, record))), None)
+    if judged is None:
+        return _timed_alone(question)
+    record, reference, claimed = judged
+    if evidence.stale(record):
+        return _Finding("stale", f"{record.id} was made by other code; time it again", tier=record.tier)
+    low, high, value = (1 / record.values[f"whole_ratio{end}"] for end in ("_high", "_low", ""))
+    word, reason = verdicts.ratio((low, high), claimed)
+    noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
+    reason = f"{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}; {_where(record)}{noisy}"
+    return _Finding(word, reason, _speed(record, measure), None, record.tier)
+
+
+def _timed_alone(question: _Question) -> _Finding:
+    row, paper = question.row.key, question.cell.paper
+    found = question.evidence.latencies(row)
+    if not found:
+        failed = question.evidence.latencies(row, status="failed")
+        why = (
+            f"failed: {failed[0].reason}"
+            if failed
+            else f"{row} was not timed yet: leandet time {paper}.{question.row.reference or row} {paper}.{row}"
+        )
+        return _Finding("not attempted", why)
+    reason = f"the reference: other rows are judged by their ratio to it; {_where(found[0])}"
+    return _Finding("undecided", reason, _speed(found[0], question.column.measure), None, found[0].tier)
+
+
+def _printed_ratio(question: _Question, record: Record) -> tuple[str, float] | None:
+    """The row that a record was timed against, and how many times as fast as it this row is printed to be; None where that is not printed."""
+    evidence, measure = question.evidence, question.column.measure
+    paper, _, reference = str(record.context["against"][0]).removesuffix(f".{record.tier}").partition(".")
+    others = printed_values(evidence, reference, measure) if paper == question.cell.paper else ()
+    if not others:
+        return None
+    ours, theirs = verdicts.printed_number(question.cell.printed), verdicts.printed_number(others[0].printed)
+    return reference, float(ours / theirs) ** FASTER[measure]
+
+
+def _speed(record: Record, measure: str) -> float:
+    """What the record measured, in the column's unit."""
+    return 1000 / record.values["whole_ms"] if measure == "fps" else record.values["whole_ms"]
+
+
+def _where(record: Record) -> str:
+    about = record.context
+    rois = f"{about['rois_given']} RoIs each" if about["rois_given"] else "its own RoIs"
+    return f"on {about['machine']['name']}, {about['device']}, {about['precision']}, {rois}"
+
+
 def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
     """The printed cells that our row and measure answer, in one table or (empty) in all; columns of other data (test-dev) are left out."""
     if evidence.paper is None:
@@ -189,7 +248,7 @@ def printed_difference(evidence: Evidence, row: str, reference: str, measure: st
     return float(verdicts.printed_number(ours[0].printed) - verdicts.printed_number(others[0].printed))
 
 
-JUDGES = {"cost": _cost, "accuracy": _accuracy}
+JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency}
 
 
 def check_table(paper: Paper, published: Published) -> None:

@@ -88,6 +88,19 @@ def superiority(interval: Interval) -> Ruling:
     return "undecided", f"the interval {span(interval)} holds zero: no difference found"
 
 
+def ratio(interval: Interval, claimed: float) -> Ruling:
+    """How many times as fast: met where the interval leaves out one and holds the claimed ratio; its side of one alone is `direction holds`."""
+    low, high = interval
+    said = f"the interval [{low:.2f}, {high:.2f}]"
+    if low <= 1 <= high:
+        return "undecided", f"{said} holds one: no difference found"
+    if (high < 1) != (claimed < 1):
+        return "direction reversed", f"{said} lies on the other side of one than {claimed:.2f}"
+    if low <= claimed <= high:
+        return "reproduced", f"{said} holds {claimed:.2f} and not one"
+    return "direction holds", f"{said} lies on the side of {claimed:.2f} and does not hold it"
+
+
 def difference(interval: Interval, printed: float) -> Ruling:
     """A printed difference of two rows: equality where it is zero, else its magnitude."""
     return magnitude(interval, printed) if printed else equality(interval)

@@ -33,6 +33,7 @@ COMMANDS = (
     "cells",
     "download",
     "draw",
+    "time",
 )
 
 

@@ -16,6 +16,7 @@ from bench.evidence import Difference, Evidence
 from bench.leaderboard import Line, as_csv, lines
 from bench.records import Record, write_atomically
 from bench.tables import Outcome, compare
+from bench.timing_table import as_csv as latency_csv
 from bench.verdicts import WORDS, span
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def tally(outcomes: Sequence[Outcome | ClaimOutcome]) -> dict[str, int]:
 
 
 def render(standing: Standing, folder: Path) -> tuple[Path, ...]:
-    """Write tables/, cells.csv, claims.csv, leaderboard.csv and report/index.html below the folder; the paths written."""
+    """Write tables/, cells.csv, claims.csv, leaderboard.csv, report/index.html and, of latencies, latency.csv below the folder; the paths written."""
     from bench.report.page import page
 
     files = {"cells.csv": _csv(("paper", "table", *HEAD), [(o.paper, o.table, *cells(o)) for o in standing.outcomes])}
@@ -157,10 +158,17 @@ def render(standing: Standing, folder: Path) -> tuple[Path, ...]:
             files[f"tables/{paper}-{table}.md"] = _markdown(standing.captions[paper, table], rows)
     files["claims.csv"] = _csv(CLAIM_HEAD, [claim_cells(claim) for claim in standing.claims])
     files["leaderboard.csv"] = as_csv(standing.lines)
+    timed = latencies(standing)
+    files |= {"latency.csv": latency_csv(timed)} if timed else {}
     files["report/index.html"] = page(standing).encode()
     for name, data in files.items():
         write_atomically(folder / name, data)
     return tuple(folder / name for name in files)
+
+
+def latencies(standing: Standing) -> tuple[Record, ...]:
+    """The latency records among all."""
+    return tuple(record for record in standing.records if record.kind == "latency")
 
 
 CLAIM_HEAD = ("paper", "line", "claim", "kind", "unit", "printed", "measured", "interval", "outcome", "reason", "headline")

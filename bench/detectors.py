@@ -1,0 +1,87 @@
+"""A subject's detector, built and with its weights, and the hash that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bench import places
+from bench.assemble import build_detector
+from bench.scales import SCALES
+from bench.subjects import WEIGHTS, Subject, row_of, run_of
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from bench.plan import Run
+    from bench.spec import Row
+
+SEED = 0  # of random weights
+
+
+def build(subject: Subject, data: str, classes: int) -> Any:
+    """The subject's detector in eval mode, on the CPU: a row with random weights for its own classes, a run with its own for the data's."""
+    if subject.kind == "file":
+        detector = _made(subject.name)
+    elif subject.kind == "run":
+        detector = _trained(run_of(subject, data), row_of(subject), classes)
+    else:
+        row = row_of(subject)
+        detector = build_detector(row, SCALES[subject.tier], row.setting.classes, seed=SEED)  # type: ignore[index]  # was checked to be a tier
+    return detector.eval() if isinstance(detector, nn.Module) else detector
+
+
+def _trained(run: Run, row: Row, classes: int) -> Any:
+    """The row's detector with the weights that its run ended with; what the run started from need not be here."""
+    folders = {need.split(".")[1]: places.run_folder(need) for need in run.needs if not need.startswith("pretrain.")}
+    inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
+    detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
+    detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+    return detector
+
+
+def _made(name: str) -> Any:
+    """What FUNCTION of FILE.py gives; UserError where the file has no such function."""
+    path, function = name.rsplit(":", 1)
+    make = getattr(load_module(Path(path)), function, None)
+    if not callable(make):
+        raise UserError(f"{name}: {Path(path).name} has no function {function}; give FILE.py:FUNCTION, a function that makes a detector")
+    torch.manual_seed(SEED)
+    return make()
+
+
+def load_module(path: Path) -> ModuleType:
+    """The module that a Python file holds, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"detector_file_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def weights_hash(detector: Any) -> str:
+    """SHA-256 of all weights by name, kind, shape and bytes; of a detector that is no nn.Module what its own `weights_hash()` says.
+
+    Two detectors of one name and other weights must never share a record: UserError for one that has neither.
+    """
+    if not isinstance(detector, nn.Module):
+        told = getattr(detector, "weights_hash", None)
+        if told is None:
+            raise UserError(
+                f"{type(detector).__name__}: no nn.Module and without weights_hash(); add one that names its weights, as records rest on it"
+            )
+        return str(told())
+    total = hashlib.sha256()
+    for name, tensor in sorted(detector.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,123 @@
+"""What is timed and under which conditions, as values; a mistake in either is said before anything is measured. No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import machine, places
+from bench.catalogue import find_paper
+from bench.datasets import open_split, parse_data
+from bench.datasets.source import SPLITS
+from bench.orders import ID, choice_of, with_needs
+from bench.plan import slug
+from bench.spec import TIERS
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from bench.plan import Run
+    from bench.spec import Row
+    from bench.types import Split
+
+WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.parquet"  # what a run leaves in its folder
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16", "float16")
+FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
+FORMS = "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0) or FILE.py:FUNCTION, a function that makes a detector"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed, as the user names it (FORMS). A row is built at `tier` with random weights; a run brings its tier and weights."""
+
+    name: str
+    tier: str = "paper"
+
+    @property
+    def kind(self) -> str:
+        """One of "file", "run", "row"."""
+        return "file" if FILE.fullmatch(self.name) else "run" if self.name.count(".") > 1 else "row"
+
+    @property
+    def label(self) -> str:
+        """What tables and records call it; no path of a machine."""
+        if self.kind == "file":
+            path, function = self.name.rsplit(":", 1)
+            return f"file.{slug(f'{Path(path).stem}-{function}')}"
+        return self.name if self.kind == "run" else f"{self.name}.{self.tier}"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions every compared subject is timed; batch is always 1."""
+
+    data: str = "scenes-v1"  # as after --data
+    images: int = 64  # the first so many of its test split
+    device: str = "auto"  # of DEVICES; auto: the GPU where there is one
+    threads: int = 1
+    precision: str = "float32"  # of PRECISIONS; the lower ones by autocast
+    rois: int = 0  # equal for all subjects; 0: each its own
+
+
+def find_subject(name: str, tier: str, data: str = "") -> Subject:
+    """The subject of that name; UserError if there is no such row, run or file."""
+    subject = Subject(name, tier)
+    if subject.kind == "file":
+        if not Path(name.rsplit(":", 1)[0]).is_file():
+            raise UserError(f"{name}: there is no such file; allowed: {FORMS}")
+        return subject
+    if subject.kind == "run":
+        if not (places.run_folder(run_of(subject, data).id) / WEIGHTS).exists():
+            raise UserError(f"{name}: has no weights here; next: leandet run {name}, or time the row with random weights by its PAPER.ROW")
+        return replace(subject, tier=name.split(".")[2])
+    if tier not in TIERS:
+        raise UserError(f"--tier {tier!r}: unknown; allowed: {', '.join(TIERS)}")
+    row_of(subject)
+    return subject
+
+
+def row_of(subject: Subject) -> Row:
+    """The row of a subject that is no file; UserError where there is none to build."""
+    key, _, wanted = subject.name.partition(".")
+    if not wanted:
+        raise UserError(f"{subject.name!r}: allowed: {FORMS}")
+    rows = {row.key: row for row in find_paper(key).rows if row.build is not None}
+    wanted = wanted.split(".")[0]
+    if wanted not in rows:
+        raise UserError(f"row {wanted!r}: {key} has no such row to build; allowed: {', '.join(rows)}")
+    return rows[wanted]
+
+
+def run_of(subject: Subject, data: str = "") -> Run:
+    """The run whose weights a subject has; UserError where there is no such run."""
+    found = ID.fullmatch(subject.name)
+    if found is None or found["paper"] == "pretrain":
+        raise UserError(f"{subject.name!r}: allowed: {FORMS}")
+    own = data if found["data"] else "scenes-v1"  # an id that names no data is of the embedded ones
+    return with_needs(subject.name, choice_of(found["tier"], own or "scenes-v1", "", 0, ""))[-1]
+
+
+def check(conditions: Conditions) -> Split:
+    """The split whose first images are timed; UserError for conditions that cannot be, as far as they show without the device."""
+    if conditions.images < 1:
+        raise UserError(f"--images {conditions.images}: allowed: 1 or more; 11 for a median with a bound, 64 for p90, 130 for p95, 662 for p99")
+    if not 1 <= conditions.threads <= machine.cores():
+        raise UserError(f"--threads {conditions.threads}: allowed: 1 to {machine.cores()}, the cores of this machine")
+    if conditions.rois < 0:
+        raise UserError(f"--rois {conditions.rois}: allowed: 1 or more, or leave it out for each detector's own")
+    for option, given, allowed in (("device", conditions.device, DEVICES), ("precision", conditions.precision, PRECISIONS)):
+        if given not in allowed:
+            raise UserError(f"--{option} {given!r}: unknown; allowed: {', '.join(allowed)}")
+    split = image_split(conditions.data)
+    if conditions.images > len(split):
+        raise UserError(f"--images {conditions.images}: {split.name} has {len(split)}; give --images {len(split)} or less, or other --data")
+    return split
+
+
+def image_split(data: str) -> Split:
+    """The test split of the data, or where a COCO text names none its val or train split."""
+    chosen = parse_data(data)
+    named = [split for split in reversed(SPLITS) if chosen.kind != "coco" or chosen.part(split)]
+    return open_split(chosen, named[0])

@@ -1,0 +1,31 @@
+"""What `leandet time` does: subjects by name, one session, the records kept and shown. No torch in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from bench.progress import showing
+from bench.subjects import Conditions, find_subject
+from bench.timing import Manner, time_subjects
+from bench.timing_records import keep
+from bench.types import UserError
+
+
+def time_rows(names: Sequence[str], tier: str, conditions: Conditions, manner: Manner, *, as_json: bool = False) -> bool:
+    """Time the named detectors together, keep and print their records; whether none failed and no audit found anything."""
+    if manner.patience_s <= 0:
+        raise UserError(f"--timeout {manner.patience_s:g}: allowed: more than 0 seconds")
+    subjects = [find_subject(name, tier, conditions.data) for name in names]
+    with showing(quiet=as_json) as show:
+        records = keep(time_subjects(subjects, conditions, manner, show))
+    if as_json:
+        print(json.dumps([asdict(record) for record in records], indent=1))  # noqa: T201 - the command's answer
+    else:
+        from rich.console import Console
+
+        from bench.timing_table import print_latencies
+
+        print_latencies(records, Console())
+    return all(record.status == "ok" and record.context["audits"] in ("not asked for", []) for record in records)

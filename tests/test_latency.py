@@ -1,0 +1,473 @@
+"""The latency meter: spans, warm-up, RoI counts, the watch, sessions of several processes, records, and what a mistake says."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from bench import cli, machine, places, watching
+from bench.datasets import open_split, parse_data
+from bench.detectors import build, load_module, weights_hash
+from bench.gather import standing
+from bench.meters import latency
+from bench.meters.latency import memory_format, open_runtime, running, slope, time_image, warm_up
+from bench.meters.memory import peak_memory
+from bench.meters.rois import count_rois, hold_rois, most_rois, random_boxes
+from bench.percentiles import bound
+from bench.publish import publish
+from bench.records import Record, read_record
+from bench.report import render
+from bench.showing import record_text
+from bench.subjects import Conditions, Subject, check, find_subject
+from bench.timing import Manner, time_subjects
+from bench.timing_records import column, current_digest, keep, ratios, records_of, spread
+from bench.timing_table import as_csv, conditions_line, print_latencies, ratio_line
+from bench.timing_worker import Died, Worker
+from bench.types import UserError
+from bench.watching import Seen, Watch
+
+PLANTED = Path(__file__).with_name("planted.py")
+planted = load_module(PLANTED)
+CONDITIONS = Conditions(images=12, threads=1, device="cpu")
+
+
+def subject(function):
+    return Subject(f"{PLANTED}:{function}")
+
+
+@pytest.fixture(scope="module")
+def image():
+    torch.set_num_threads(1)
+    return open_split(parse_data("scenes-v1"), "test").image(0)
+
+
+# ---- one image
+
+
+class Slow(planted.Honest):
+    """Each phase sleeps for a time of its own."""
+
+    def prepare(self, images):
+        latency.time.sleep(0.01)
+        return super().prepare(images)
+
+    def network(self, batch):
+        latency.time.sleep(0.03)
+        return super().network(batch)
+
+    def finish(self, raw):
+        latency.time.sleep(0.02)
+        return super().finish(raw)
+
+
+def test_the_three_phases_are_timed_apart(image):
+    timed, found = time_image(Slow(), image, open_runtime("cpu", "float32"))
+    assert 10 <= timed.prepare_ms < 20 <= timed.finish_ms < 30 <= timed.network_ms < 60
+    assert timed.whole_ms == pytest.approx(timed.prepare_ms + timed.network_ms + timed.finish_ms)
+    assert (timed.rois, timed.detections, len(found.scores)) == (64, 8, 8)
+
+
+def test_the_precision_is_that_of_the_runtime(image, monkeypatch):
+    monkeypatch.setattr("bench.machine.cpu_flags", lambda: {"avx512_bf16"})
+    with running(open_runtime("cpu", "bfloat16")):
+        assert planted.Honest().conv(image[None]).dtype == torch.bfloat16
+    with running(open_runtime("cpu", "float32")):
+        assert planted.Honest().conv(image[None]).dtype == torch.float32
+
+
+def test_a_precision_that_the_device_lacks_is_named(monkeypatch):
+    monkeypatch.setattr("bench.machine.cpu_flags", lambda: {"avx512_bf16"})
+    with pytest.raises(UserError, match=r"--precision float16.*allowed here: float32, bfloat16"):
+        open_runtime("cpu", "float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_where_none_is(monkeypatch):
+    with pytest.raises(UserError, match=r"--device cuda: torch finds no GPU here; allowed: cpu"):
+        open_runtime("cuda", "float32")
+    assert open_runtime("auto", "float32").device.type == "cpu"
+
+
+def test_a_slope_by_hand():
+    """Ten samples that rise by one each from 100: 9 of a mean of 104.5."""
+    assert slope([100.0 + i for i in range(10)]) == pytest.approx(9 / 104.5)
+    assert slope([5.0] * 10) == 0
+
+
+def test_warm_up_ends_when_the_last_ten_are_level():
+    times = iter([100.0, 80, 60, 40, 20] + [10.0] * 40)
+    found = warm_up(lambda: next(times))
+    assert found.steady
+    assert found.samples_ms[-10:] == (10.0,) * 10  # with 20 still among the ten the line falls by far more than 5 %
+    assert len(found.samples_ms) == 15
+    rising = iter(range(10, 1000, 10))
+    ended = warm_up(lambda: float(next(rising)), most=30)
+    assert (ended.steady, len(ended.samples_ms)) == (False, 30)
+
+
+def test_memory_formats():
+    assert memory_format(torch.zeros(1, 3, 4, 4)) == "contiguous"
+    assert memory_format(torch.zeros(1, 3, 4, 4).contiguous(memory_format=torch.channels_last)) == "channels_last"
+
+
+def test_peak_memory_sees_a_large_tensor(image):
+    class Large(planted.Honest):
+        def network(self, batch):
+            torch.ones(60_000_000 // 4)
+            return super().network(batch)
+
+    found = peak_memory(Large(), [image], open_runtime("cpu", "float32"))
+    assert 55 <= found["peak_memory_mb"] - found["resting_memory_mb"] < 200
+
+
+# ---- RoI counts held equal
+
+
+@pytest.fixture(scope="module")
+def two_stage():
+    return build(Subject("condensing.fpn-r50", "proxy"), "scenes-v1", 10)
+
+
+def test_random_regions_are_inside_and_the_same_each_time():
+    boxes = random_boxes(1000)
+    assert torch.equal(boxes, random_boxes(1000))
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.min() > 0.029
+    assert 0.15 < sides.median() < 0.2  # log-uniform from 0.03 to 1: the root of 0.03 in the middle
+
+
+def test_a_detector_sees_as_many_rois_as_it_is_given(two_stage, image):
+    runtime = open_runtime("cpu", "float32")
+    assert most_rois(two_stage) == 100
+    seen = []
+    own = two_stage.propose
+    two_stage.propose = lambda *given, **named: seen.append(1) or own(*given, **named)
+    hold_rois(two_stage, 37)
+    timed, _ = time_image(two_stage, image, runtime)
+    assert timed.rois == 37
+    assert seen == [1]  # its proposal network still did its work
+    with running(runtime):
+        raw = two_stage.network(two_stage.prepare([image]))
+    size = torch.tensor(raw.sizes[0], dtype=torch.float32).flip(0).repeat(2)
+    assert torch.allclose(raw.answers.rois[:, 1:], random_boxes(37) * size)
+    del two_stage.propose
+
+
+def test_more_rois_than_the_model_gives(two_stage):
+    with pytest.raises(UserError, match=r"--rois 101: more than the model gives.*1 to 100"):
+        hold_rois(two_stage, 101)
+    with pytest.raises(UserError, match=r"--rois 5: this detector has no proposals"):
+        hold_rois(planted.Honest(), 5)
+    assert count_rois(object()) is None
+
+
+# ---- the watch
+
+
+def test_what_cannot_be_read_is_unknown_and_never_ok(monkeypatch, tmp_path):
+    monkeypatch.setattr(watching, "THROTTLES", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # no such package
+    watch = Watch([], gpu="GPU-1", load_before=0.0)
+    watch.begin()
+    seen = watch.end()
+    assert (seen.throttled, seen.foreign_gpu_processes) == ("unknown", "unknown")
+    assert set(seen.unread()) >= {"throttled", "foreign_gpu_processes"}
+    assert "foreign_cores" in seen.unread()  # the system counts in hundredths of a second: nothing can be said of so short a time
+
+
+def test_a_cpu_that_was_throttled_is_marked(monkeypatch, tmp_path):
+    monkeypatch.setattr(watching, "THROTTLES", tmp_path)
+    count = tmp_path / "cpu0" / "thermal_throttle" / "core_throttle_count"
+    count.parent.mkdir(parents=True)
+    said = []
+    for after in ("3", "4"):
+        count.write_text("3")
+        watch = Watch([], load_before=0.0)
+        watch.begin()
+        count.write_text(after)
+        said.append(watch.end().throttled)
+    assert said == ["no", "CPU thermal"]
+
+
+def nvml(reasons, pids):
+    """pynvml, as far as the watch asks it."""
+    found = types.ModuleType("pynvml")
+    found.nvmlInit = lambda: None
+    found.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
+    found.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: reasons
+    found.nvmlDeviceGetComputeRunningProcesses = lambda handle: [types.SimpleNamespace(pid=pid) for pid in pids]
+    found.nvmlClocksThrottleReasonGpuIdle, found.nvmlClocksThrottleReasonSwPowerCap = 1, 4
+    found.nvmlClocksThrottleReasonHwSlowdown, found.nvmlClocksThrottleReasonAll = 8, 13
+    return found
+
+
+@pytest.mark.parametrize(
+    ("reasons", "pids", "throttled", "foreign"),
+    [
+        (1, (os.getpid(),), "no", 0),
+        (12, (os.getpid(), 1), "HwSlowdown, SwPowerCap", 1),
+        (64, (1, 2), "bit 6", "unknown"),  # ours is not among them: its numbers are of another system
+    ],
+)
+def test_a_gpu_tells_of_throttling_and_of_others(monkeypatch, reasons, pids, throttled, foreign):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(reasons, pids))
+    watch = Watch([], gpu="GPU-1", load_before=0.0)
+    watch.begin()
+    seen = watch.end()
+    assert (seen.throttled, seen.foreign_gpu_processes) == (throttled, foreign)
+
+
+def test_noise_is_told_by_the_stated_limits():
+    quiet = Seen(0.4, 0.1, 0.0, "no", "none here")
+    assert quiet.noise() == quiet.unread() == ()
+    noisy = Seen(2.0, 0.7, 0.05, "SwPowerCap", 2)
+    assert [reason.split()[0] for reason in noisy.noise()] == ["load", "others", "5", "throttled:", "2"]
+    assert replace(quiet, load_before="unknown").unread() == ("load_before",)
+
+
+def test_others_work_is_seen_and_our_own_is_not(monkeypatch):
+    """Two cores for two seconds: 3 busy in all, 2 of them ours."""
+    clocks = iter([10.0, 12.0])
+    busy = iter([100.0, 103.0])
+    own = iter([50.0, 52.0])
+    monkeypatch.setattr(watching.time, "monotonic", lambda: next(clocks))
+    monkeypatch.setattr(watching.psutil, "cpu_times", lambda: types.SimpleNamespace(user=next(busy), system=0.0, steal=0.0))
+    monkeypatch.setattr(watching, "_own_seconds", lambda pids: next(own))
+    watch = Watch([], load_before=0.0)
+    watch.begin()
+    assert watch.end().foreign_cores == pytest.approx((3 - 2) / 2)
+
+
+# ---- a session
+
+
+@pytest.fixture(scope="module")
+def session():
+    """Two detectors of the same kind with other weights, one that dies on the way, one that cannot be built."""
+    names = ("honest", "other_weights", "dying", "broken")
+    return time_subjects([subject(name) for name in names], CONDITIONS, Manner(patience_s=120))
+
+
+@pytest.fixture(scope="module")
+def kept(session, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANDET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield keep(session), places.latencies() / str(machine.describe()["name"])
+
+
+def test_the_compared_take_turns_image_by_image(session):
+    honest, other, *_ = session.lanes
+    assert [sample["round"] for sample in honest.samples] == [sample["round"] for sample in other.samples] == list(range(12))
+    split = open_split(parse_data("scenes-v1"), "test")
+    assert [sample["image"] for sample in honest.samples] == [split.image_name(place) for place in range(12)]
+
+
+def test_a_record_holds_the_samples_and_all_that_travels_with_them(session, kept):
+    records, folder = kept
+    record = read_record(folder / f"{records[0].id}.json")
+    table = pq.read_table(folder / f"{record.id}.parquet").to_pydict()
+    measured = [place for place, phase in enumerate(table["phase"]) if phase == "measured"]
+    whole = [table["whole_ms"][place] for place in measured]
+    assert len(whole) == 12 == record.context["samples"]
+    assert record.values["whole_ms"] == pytest.approx(sorted(whole)[5] / 2 + sorted(whole)[6] / 2)
+    assert record.values["whole_p50_ms"] == max(whole) == bound(whole, 50)  # of twelve the largest bounds the median
+    assert not {"whole_p90_ms", "whole_p95_ms", "whole_p99_ms"} & set(record.values)
+    assert table["phase"].count("warm") == record.context["warm_up"]["samples"] > 9
+    assert (record.values["rois"], record.values["detections"]) == (64, 8)
+    assert record.values["peak_memory_mb"] >= record.values["resting_memory_mb"] > 50
+    assert {"machine", "versions", "commit", "precision", "threads", "memory_format", "image_list", "seen", "quiet", "marks"} <= set(record.context)
+    assert record.context["weights"] == weights_hash(planted.Honest())
+    assert record.context["quiet"] in {"ok", "noisy", "unknown"}
+    assert str(Path.home()) not in json.dumps(record.context)
+
+
+def test_two_detectors_with_other_weights_have_records_of_their_own(kept):
+    records, folder = kept
+    assert len({record.id for record in records}) == 4
+    assert records[0].context["weights"] != records[1].context["weights"]
+    assert len(list(folder.glob("*.json"))) == 4
+
+
+def test_the_ratio_is_that_of_the_medians_with_its_interval(session, kept):
+    honest, other, *_ = session.lanes
+    values = kept[0][1].values
+    a, b = (sorted(column(lane, "network_ms")) for lane in (other, honest))
+    assert values["network_ratio"] == pytest.approx((a[5] + a[6]) / (b[5] + b[6]))
+    assert values["network_ratio_low"] <= values["network_ratio"] <= values["network_ratio_high"]
+    assert "network_ratio" not in kept[0][0].values
+    assert kept[0][1].context["against"] == ["file.planted-honest", weights_hash(planted.Honest())]
+    assert ratio_line(kept[0][1]).startswith("file.planted-other-weights / file.planted-honest: network ")
+
+
+def test_what_dies_is_a_failed_record_with_its_last_lines_and_the_others_go_on(kept):
+    (_, _, dying, broken), folder = kept
+    assert (dying.status, broken.status) == ("failed", "failed")
+    assert "exit code 7" in dying.reason
+    assert "the last words" in dying.reason
+    assert broken.reason == "OSError: weights are on the moon"
+    assert read_record(folder / f"{dying.id}.json").reason == dying.reason
+    assert dying.values == broken.values == {}
+
+
+def test_the_csv_has_a_line_a_record(kept):
+    lines = as_csv(kept[0]).decode().splitlines()
+    assert len(lines) == 5
+    assert as_csv(kept[0]) == as_csv(tuple(reversed(kept[0])))
+    assert "12 images of scenes-v1" in conditions_line(kept[0][0])
+
+
+def test_a_ratio_needs_the_same_rounds(session):
+    honest, other, *_ = session.lanes
+    cut = replace(other, samples=other.samples[3:])
+    assert ratios(cut, honest)["whole_ratio"] == pytest.approx(ratios(cut, replace(honest, samples=honest.samples[3:]))["whole_ratio"])
+    assert ratios(replace(other, samples=[]), honest) == {}
+
+
+def test_marks(session):
+    noisy = replace(session, seen=Seen(3.0, 0.0, 0.0, "unknown", "none here"))
+    record = records_of(noisy)[0]
+    assert record.status == "ok"  # marked, not dropped
+    assert {"noisy: load 3.0 before it began", "cannot tell: throttled"} <= set(record.context["marks"])
+    assert record.context["quiet"] == "noisy"
+    calm = tuple(replace(lane, warmed=lane.warmed | {"samples_ms": [1.0] * 10}) for lane in session.lanes[:2])
+    quiet = replace(session, lanes=calm, seen=Seen(0.0, 0.0, 0.0, "no", "none here"))
+    assert records_of(quiet)[0].context["quiet"] == "ok"
+    assert records_of(replace(quiet, seen=Seen(0.0, 0.0, 0.0, "unknown", "none here")))[0].context["quiet"] == "unknown"
+    assert "quick" in records_of(replace(session, manner=Manner(quick=True)))[0].context["marks"]
+    assert spread([100.0] * 5 + [150.0] * 5) == pytest.approx(50 / 125)
+    assert spread([100.0] * 9) == 0
+
+
+def test_a_quick_look_gives_no_percentile(session):
+    quick = records_of(replace(session, manner=Manner(quick=True)))[0]
+    assert not [name for name in quick.values if "_p" in name and name.endswith("_ms") and name[-5:-3].isdigit()]
+
+
+def test_what_hangs_is_killed_and_says_its_last_lines():
+    worker = Worker(subject("hanging"), CONDITIONS, patience_s=120)
+    try:
+        worker.open()
+        worker.patience_s = 0.5
+        with pytest.raises(Died, match=r"hung: no answer to 'measure' within 0\.5 s; its last lines: thinking"):
+            worker.ask("measure", place=0)
+    finally:
+        worker.close()
+
+
+# ---- mistakes
+
+
+def called(monkeypatch, capsys, home, *words):
+    monkeypatch.setattr(sys, "argv", ["leandet", *words])
+    monkeypatch.setenv("LEANDET_HOME", str(home))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+MISTAKES = [
+    ("time condensing.fpn-r50 --images 0", "--images 0", "allowed: 1 or more"),
+    ("time condensing.fpn-r50 --images 99999999", "--images 99999999", "scenes-v1/test has"),
+    ("time condensing.fpn-r50 --threads 4096", "--threads 4096", "the cores of this machine"),
+    ("time condensing.fpn-r50 --rois -3", "--rois -3", "allowed"),
+    ("time condensing.fpn-r50 --precision int4", "'int4'", "float32, bfloat16"),
+    ("time condensing.fpn-r50 --device tpu", "'tpu'", "auto, cpu, cuda"),
+    ("time condensing.fpn-r50 --tier huge", "'huge'", "paper"),
+    ("time condensing.fpn-r50 --timeout 0", "--timeout 0", "more than 0"),
+    ("time condensing.nope", "'nope'", "fpn-r50"),
+    ("time condensing", "'condensing'", "PAPER.ROW"),
+    ("time condensing.fpn-r50.proxy.s0", "has no weights here", "leandet run condensing.fpn-r50.proxy.s0"),
+    ("time nowhere.py:build", "nowhere.py:build", "FILE.py:FUNCTION"),
+    ("time condensing.fpn-r50 --data test=/nope.json", "/nope.json", "give"),
+]
+
+
+@pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_two(monkeypatch, capsys, tmp_path, words, named, allowed):  # noqa: PLR0917 - fixtures
+    code, out, err = called(monkeypatch, capsys, tmp_path, *words.split())
+    assert code == 2, out + err
+    assert len(err.strip().splitlines()) == 1
+    assert named in err
+    assert allowed in err
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_an_image_list_with_a_missing_file(monkeypatch, capsys, tmp_path):
+    listed = {"images": [{"id": 1, "file_name": "gone.png", "width": 4, "height": 4}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    code, _, err = called(
+        monkeypatch, capsys, tmp_path / "home", "time", "condensing.fpn-r50", "--data", f"test={tmp_path}/list.json", "--images", "1"
+    )
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "gone.png" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_mistake_that_only_the_device_sees_loses_nothing(monkeypatch, capsys, tmp_path):
+    old = tmp_path / "runs" / "latency" / "m" / "old.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    code, _, err = called(monkeypatch, capsys, tmp_path, "time", f"{PLANTED}:honest", "--device", "cuda")
+    assert code == 2
+    assert err.strip().splitlines()[-1] == "leandet: --device cuda: torch finds no GPU here; allowed: cpu, or auto; see `leandet doctor`"
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["old.json"]
+
+
+def test_conditions_that_can_be(tmp_path):
+    assert check(CONDITIONS).name == "scenes-v1/test"
+    assert find_subject("condensing.fpn-r50", "proxy") == Subject("condensing.fpn-r50", "proxy")
+    assert Subject("some/Fast Net.py:make").label == "file.fast-net-make"
+
+
+# ---- among the other records
+
+
+def test_latencies_are_published_beside_the_others_and_rendered(session, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    monkeypatch.setattr("bench.machine.git", lambda *words: "")
+    records = keep(session)
+    keep(replace(session, manner=Manner(quick=True)))
+    written = {path.relative_to(tmp_path).as_posix() for path in publish()}
+    folder = f"results/records/{machine.describe()['name']}"
+    assert {f"{folder}/{record.id}.json" for record in records} <= written
+    assert f"{folder}/{records[0].id}.parquet" in written
+    lines = (tmp_path / "results" / "latency.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(records)  # a quick look is no number
+    assert json.loads(record_text(records[0].id))["kind"] == "latency"
+
+
+def test_a_record_rests_on_the_source_of_its_row():
+    record = Record("x", "latency", "condensing", "fpn-r50", "proxy", 0, "ok", "", "", {})
+    own = current_digest(record)
+    assert len(own) == 64
+    assert own == current_digest(replace(record, id="y"))
+    assert len({own, current_digest(replace(record, row="k16-l5")), current_digest(replace(record, tier="paper"))}) == 3
+    assert current_digest(replace(record, row="gone")) == current_digest(replace(record, paper="file")) == ""
+
+
+def test_without_latencies_there_is_no_file_of_them(tmp_path):
+    assert not [path for path in render(standing([]), tmp_path) if path.name == "latency.csv"]
+
+
+def test_the_table_on_the_screen(session):
+    out = io.StringIO()
+    print_latencies(records_of(session), Console(file=out, width=200))
+    said = out.getvalue()
+    assert "file.planted-honest" in said
+    assert "n/a" in said
+    assert "whole detection" in said
+    assert "the last words" in said

@@ -1,0 +1,94 @@
+"""Cells of a printed speed: judged by the ratio to another row that was timed in turns. The records are made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import verdicts
+from bench.evidence import Evidence
+from bench.published import read_published
+from bench.records import Record
+from bench.spec import Column, Paper, Row, Setting, Table
+from bench.tables import compare
+
+PUBLISHED = read_published(Path(__file__).parents[1] / "implementations" / "light_head" / "published.json")
+SPEEDS = replace(PUBLISHED, tables=(PUBLISHED.table("T8"),), claims=())
+SETTING = Setting("coco2014", 80, 600, 1000, "R101")
+KEYS = ("other",) * 6 + ("slow", "other", "fast", "small")  # printed 11, 95 and 102 fps
+ROWS = (
+    Row("other", "quoted", SETTING, None, quoted="the paper quotes it"),
+    *(Row(key, key, SETTING, lambda request: None, reference="" if key == "slow" else "slow") for key in ("slow", "fast", "small")),
+)
+BLANK = Column("", unattempted="not ours")
+PAPER = Paper("light_head", "Light", ROWS, (Table("T8", KEYS, (*(BLANK,) * 3, Column("fps"), BLANK)),), ())
+
+
+def timed(row, whole_ms=100.0, ratio=None, against="slow", **context):
+    """A record of a row; `ratio` (value, low, high) of its time to that of `against`."""
+    values = {"whole_ms": whole_ms} | ({"whole_ratio": ratio[0], "whole_ratio_low": ratio[1], "whole_ratio_high": ratio[2]} if ratio else {})
+    about = {"against": [f"light_head.{against}.paper", "w"] if ratio else [], "rois_given": 300, "quiet": "ok", "machine": {"name": "desk"}}
+    about |= {"device": "cpu", "precision": "float32"}
+    return Record(f"light_head.{row}.paper.latency.1", "latency", "light_head", row, "paper", 0, "ok", "", "now", values, context=about | context)
+
+
+def cell(records, key, digests=None):
+    found = compare(PAPER, SPEEDS, Evidence(PAPER, SPEEDS, tuple(records), (), digests))
+    return next(outcome for outcome in found if outcome.key == key and outcome.kind == "latency")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome"),
+    [
+        ((0.115, 0.11, 0.12), "reproduced"),  # 1 / 0.115 = 8.7 times as fast, as 95 is to 11
+        ((0.5, 0.45, 0.55), "direction holds"),
+        ((0.99, 0.9, 1.05), "undecided"),
+        ((1.5, 1.4, 1.6), "direction reversed"),
+    ],
+)
+def test_a_speed_is_judged_by_its_ratio(ratio, outcome):
+    found = cell([timed("fast", 40.0, ratio)], "fast")
+    assert (found.outcome, found.tier, found.measured) == (outcome, "paper", 25.0)  # fps of 40 ms
+    assert "printed 8.64" in found.reason
+    assert "300 RoIs each" in found.reason
+
+
+def test_the_reference_decides_nothing_by_itself():
+    found = cell([timed("slow", 200.0)], "slow")
+    assert (found.outcome, found.measured) == ("undecided", 5.0)
+    assert "the reference" in found.reason
+
+
+def test_what_was_not_timed_or_failed_says_so():
+    assert cell([], "fast").reason == "fast was not timed yet: leandet time light_head.slow light_head.fast"
+    failed = replace(timed("fast"), status="failed", reason="hung", values={})
+    found = cell([failed], "fast")
+    assert (found.outcome, found.reason) == ("not attempted", "failed: hung")
+
+
+def test_equal_rois_come_first_and_noise_is_said():
+    own = timed("fast", 40.0, (0.115, 0.11, 0.12), rois_given=0)
+    held = timed("fast", 50.0, (0.5, 0.45, 0.55), quiet="noisy")
+    found = cell([own, held], "fast")
+    assert (found.outcome, found.measured) == ("direction holds", 20.0)
+    assert "noisy" in found.reason
+
+
+def test_a_stale_time_is_said():
+    record = timed("fast", 40.0, (0.115, 0.11, 0.12))
+    assert cell([record], "fast", {record.id: "other"}).outcome == "stale"
+    assert cell([record], "fast", {record.id: "now"}).outcome == "reproduced"
+
+
+def test_a_ratio_to_a_row_that_prints_no_speed_decides_nothing():
+    assert cell([timed("fast", 40.0, (0.115, 0.11, 0.12), against="unprinted")], "fast").outcome == "undecided"
+    assert cell([timed("small", 40.0, (0.108, 0.1, 0.11))], "small").outcome == "reproduced"  # 102 to 11 is 9.27
+
+
+def test_ratios_by_hand():
+    assert verdicts.ratio((1.1, 1.3), 1.2)[0] == "reproduced"
+    assert verdicts.ratio((1.1, 1.3), 2.0)[0] == "direction holds"
+    assert verdicts.ratio((0.9, 1.3), 1.2)[0] == "undecided"
+    assert verdicts.ratio((0.5, 0.9), 1.2)[0] == "direction reversed"

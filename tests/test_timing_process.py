@@ -1,0 +1,91 @@
+"""What the measuring process answers, asked in this process: a finished run with its own weights, at the smoke tier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench import places
+from bench.assemble import build_detector
+from bench.catalogue import find_paper
+from bench.detectors import weights_hash
+from bench.meters.latency import time_image
+from bench.metrics.store import write_predictions
+from bench.scales import SCALES
+from bench.subjects import PREDICTIONS, WEIGHTS, Conditions, Subject, find_subject
+from bench.timing_process import audits, facts, image_list, macs, measure, memory, open_detector, warm
+from bench.types import Predictions
+
+RUN = "condensing.fpn-r50.smoke.s0"
+CONDITIONS = Conditions(images=3, threads=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A run that has left its weights, and nothing of what it started from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANDET_HOME", str(tmp_path_factory.mktemp("home")))
+        detector = build_detector(find_paper("condensing").row("fpn-r50"), SCALES["smoke"], 10, seed=5)
+        folder = places.run_folder(RUN)
+        folder.mkdir(parents=True)
+        save_file({name: tensor.contiguous() for name, tensor in detector.state_dict().items()}, folder / WEIGHTS)
+        subject = find_subject(RUN, "paper")
+        assert subject == Subject(RUN, "smoke")
+        found = open_detector(subject, CONDITIONS)
+        assert weights_hash(found.detector) == weights_hash(detector)
+        yield found
+
+
+def found_on(opened, place):
+    return time_image(opened.detector, opened.image(place), opened.runtime)[1]
+
+
+def predictions(opened, shift=0.0):
+    found = [found_on(opened, place) for place in range(3)]
+    image = np.repeat([opened.split.image_id(place) for place in range(3)], [len(one.scores) for one in found])
+    boxes = torch.cat([one.boxes for one in found]).numpy() + np.float32(shift)
+    return Predictions(image, boxes, torch.cat([one.scores for one in found]).numpy(), torch.cat([one.labels for one in found]).numpy())
+
+
+def test_it_tells_what_it_is(opened):
+    told = facts(opened)
+    assert (told["device"], told["gpu"], told["threads"], told["torch"]) == ("cpu", "", torch.get_num_threads(), torch.__version__)
+    assert len(told["weights"]) == 64
+
+
+def test_the_list_is_named_by_its_images(opened):
+    assert image_list(opened) == image_list(opened)
+    assert image_list(opened) != image_list(replace(opened, conditions=replace(CONDITIONS, images=2)))
+
+
+def test_it_warms_up_and_measures(opened):
+    warmed = warm(opened, quick=True)
+    assert len(warmed["samples_ms"]) == 1
+    assert warmed["formats"]["pixels"] == "channels_last"
+    assert len(warmed["input"]) == 2
+    said = measure(opened, place=1)
+    assert said["image"] == opened.split.image_name(1)
+    assert (said["height"], said["width"]) == tuple(opened.image(1).shape[-2:])
+    assert 0 < said["rois"] <= 16
+    assert memory(opened)["peak_memory_mb"] > 0
+
+
+def test_a_run_is_held_against_its_stored_predictions(opened):
+    path = places.run_folder(RUN) / PREDICTIONS
+    own = [finding for finding in audits(opened)["findings"] if "stored" in finding["said"]]
+    assert own == []  # there are none
+    write_predictions(path, predictions(opened))
+    assert not [finding for finding in audits(opened)["findings"] if "stored" in finding["said"]]
+    write_predictions(path, predictions(opened, shift=3.0))
+    assert [finding["audit"] for finding in audits(opened)["findings"] if "stored" in finding["said"]] == ["accuracy"]
+
+
+def test_multiply_adds_are_counted_for_so_many_rois(opened):
+    """Last, as the detector is spent by it."""
+    few, many = macs(opened, size=(64, 64), rois=10), macs(opened, size=(64, 64), rois=20)
+    assert many["macs_g"] - few["macs_g"] == pytest.approx(10 * few["macs_per_roi_g"])
+    assert few["macs_g"] == pytest.approx(few["macs_fixed_g"] + 10 * few["macs_per_roi_g"])
