@@ -69,6 +69,7 @@ def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
 
 def quick(papers: Iterable[Paper], tier: Tier = "proxy") -> tuple[Run, ...]:
     """What `dvc repro quick` needs: the headline rows with one seed, and what they start from; no plateau proofs."""
+    papers = [paper for paper in papers if paper.quick]
     chosen = [run for paper in papers for run in plan([paper], Choice(tier, rows=headlines(paper), seeds=1)) if run.kind != "plateau"]
     return tuple({run.id: run for run in chosen}.values())
 

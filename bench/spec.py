@@ -206,6 +206,7 @@ class Paper:
     claims: tuple[Claim, ...]
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
+    quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
     def row(self, key: str) -> Row:
         """The row of that key; KeyError if there is none."""

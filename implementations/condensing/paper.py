@@ -311,4 +311,5 @@ PAPER = Paper(
     # Tables 3 and 4 differ in data and, with it, in image size: a lower tier has one dataset, so their rows share its runs.
     twins=tuple((voc.key, coco.key) for voc, coco in zip(_T3, _T4, strict=True)),
     costs=CostRule(macs="mmdet", size="mib_ceil"),
+    quick=True,
 )
