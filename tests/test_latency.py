@@ -1,13 +1,11 @@
-"""The latency meter: spans, warm-up, RoI counts, the watch, sessions of several processes, records, and what a mistake says."""
+"""The latency meter: spans, warm-up, RoI counts, sessions of several processes, records, and what a mistake says."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import cli, machine, places, watching
+from bench import cli, machine, places
 from bench.datasets import open_split, parse_data
 from bench.detectors import build, load_module, weights_hash
 from bench.gather import standing
@@ -34,7 +32,7 @@ from bench.timing_records import column, current_digest, keep, ratios, records_o
 from bench.timing_table import as_csv, conditions_line, print_latencies, ratio_line
 from bench.timing_worker import Died, Worker
 from bench.types import UserError
-from bench.watching import Seen, Watch
+from bench.watching import Seen
 
 PLANTED = Path(__file__).with_name("planted.py")
 planted = load_module(PLANTED)
@@ -185,83 +183,6 @@ def test_more_rois_than_the_model_gives(two_stage):
     with pytest.raises(UserError, match=r"--rois 5: this detector has no proposals"):
         hold_rois(planted.Honest(), 5)
     assert count_rois(object()) is None
-
-
-# ---- the watch
-
-
-def test_what_cannot_be_read_is_unknown_and_never_ok(monkeypatch, tmp_path):
-    monkeypatch.setattr(watching, "THROTTLES", tmp_path)
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # no such package
-    watch = Watch([], gpu="GPU-1", load_before=0.0)
-    watch.begin()
-    seen = watch.end()
-    assert (seen.throttled, seen.foreign_gpu_processes) == ("unknown", "unknown")
-    assert set(seen.unread()) >= {"throttled", "foreign_gpu_processes"}
-    assert "foreign_cores" in seen.unread()  # the system counts in hundredths of a second: nothing can be said of so short a time
-
-
-def test_a_cpu_that_was_throttled_is_marked(monkeypatch, tmp_path):
-    monkeypatch.setattr(watching, "THROTTLES", tmp_path)
-    count = tmp_path / "cpu0" / "thermal_throttle" / "core_throttle_count"
-    count.parent.mkdir(parents=True)
-    said = []
-    for after in ("3", "4"):
-        count.write_text("3")
-        watch = Watch([], load_before=0.0)
-        watch.begin()
-        count.write_text(after)
-        said.append(watch.end().throttled)
-    assert said == ["no", "CPU thermal"]
-
-
-def nvml(reasons, pids):
-    """pynvml, as far as the watch asks it."""
-    found = types.ModuleType("pynvml")
-    found.nvmlInit = lambda: None
-    found.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
-    found.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: reasons
-    found.nvmlDeviceGetComputeRunningProcesses = lambda handle: [types.SimpleNamespace(pid=pid) for pid in pids]
-    found.nvmlClocksThrottleReasonGpuIdle, found.nvmlClocksThrottleReasonSwPowerCap = 1, 4
-    found.nvmlClocksThrottleReasonHwSlowdown, found.nvmlClocksThrottleReasonAll = 8, 13
-    return found
-
-
-@pytest.mark.parametrize(
-    ("reasons", "pids", "throttled", "foreign"),
-    [
-        (1, (os.getpid(),), "no", 0),
-        (12, (os.getpid(), 1), "HwSlowdown, SwPowerCap", 1),
-        (64, (1, 2), "bit 6", "unknown"),  # ours is not among them: its numbers are of another system
-    ],
-)
-def test_a_gpu_tells_of_throttling_and_of_others(monkeypatch, reasons, pids, throttled, foreign):
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(reasons, pids))
-    watch = Watch([], gpu="GPU-1", load_before=0.0)
-    watch.begin()
-    seen = watch.end()
-    assert (seen.throttled, seen.foreign_gpu_processes) == (throttled, foreign)
-
-
-def test_noise_is_told_by_the_stated_limits():
-    quiet = Seen(0.4, 0.1, 0.0, "no", "none here")
-    assert quiet.noise() == quiet.unread() == ()
-    noisy = Seen(2.0, 0.7, 0.05, "SwPowerCap", 2)
-    assert [reason.split()[0] for reason in noisy.noise()] == ["load", "others", "5", "throttled:", "2"]
-    assert replace(quiet, load_before="unknown").unread() == ("load_before",)
-
-
-def test_others_work_is_seen_and_our_own_is_not(monkeypatch):
-    """Two cores for two seconds: 3 busy in all, 2 of them ours."""
-    clocks = iter([10.0, 12.0])
-    busy = iter([100.0, 103.0])
-    own = iter([50.0, 52.0])
-    monkeypatch.setattr(watching.time, "monotonic", lambda: next(clocks))
-    monkeypatch.setattr(watching.psutil, "cpu_times", lambda: types.SimpleNamespace(user=next(busy), system=0.0, steal=0.0))
-    monkeypatch.setattr(watching, "_own_seconds", lambda pids: next(own))
-    watch = Watch([], load_before=0.0)
-    watch.begin()
-    assert watch.end().foreign_cores == pytest.approx((3 - 2) / 2)
 
 
 # ---- a session
