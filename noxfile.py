@@ -43,9 +43,11 @@ def run(session: nox.Session, program: str, *arguments: str) -> None:
 
 @chore
 def repro(session: nox.Session) -> None:
-    """Reproduce: `dvc repro quick` unless other stages are named after `--`."""
+    """Reproduce: `dvc repro quick` unless other stages are named after `--`. DVC runs one stage at a time, so the trainings go first, two at once."""
     set_up(session)
     run(session, "leandet", "doctor")
+    if not session.posargs:
+        run(session, "leandet", "run", "quick", "--jobs", str(min(2, os.cpu_count() or 1)))
     run(session, "dvc", "repro", *(session.posargs or ["quick"]))
 
 

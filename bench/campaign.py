@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 
 from bench import machine, places
 from bench.catalogue import built
 from bench.orders import remaining, state
 from bench.plan import Choice, Run, quick, row_of, schedule_of
-from bench.progress import Progress, showing
+from bench.progress import Progress, duration, showing
 from bench.records import read_record
 from bench.types import UserError
+
+LEARNT = re.compile(r"training: (\d+) of ")  # in the words of a run's own progress
 
 
 def images_of(run: Run) -> int:
@@ -79,17 +84,19 @@ def _place(run: Run, runs: Sequence[Run]) -> tuple[tuple[int, int], Sequence[Run
 def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     """Do the runs as processes, `jobs` at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
     check_data(remaining(runs))
-    options = _options(choice)
-    waiting, failed = {run.id: run for run in remaining(runs)}, list[str]()
+    options, todo = _options(choice), remaining(runs)
+    waiting, failed = {run.id: run for run in todo}, list[str]()
     underway: dict[Future[int], str] = {}
-    with ThreadPoolExecutor(max_workers=jobs) as workers:
+    with ThreadPoolExecutor(max_workers=jobs) as workers, showing() as show:
+        tell = _together(todo, show)
         while waiting or underway:
             for name, run in list(waiting.items()):
                 if any(need in failed for need in run.needs):
                     failed.append(waiting.pop(name).id)
                 elif len(underway) < jobs and not any(need in waiting or need in underway.values() for need in run.needs):
                     underway[workers.submit(_process, waiting.pop(name).id, options)] = name
-            done, _ = wait(underway, return_when=FIRST_COMPLETED)
+            done, _ = wait(underway, timeout=2, return_when=FIRST_COMPLETED)
+            tell(list(underway.values()), [*waiting, *underway.values()])
             for future in done:
                 name = underway.pop(future)
                 failed += [name] if future.result() else []
@@ -97,15 +104,42 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     return failed
 
 
+def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callable[[Sequence[str], Sequence[str]], None]:
+    """What tells how far several processes are, from the ids underway and the ids not done: of each its last words, of all the time left."""
+    began, images = time.monotonic(), {run.id: images_of(run) for run in runs}
+    whole = max(1, sum(images.values()))
+
+    def tell(underway: Sequence[str], undone: Sequence[str]) -> None:
+        words = {name: _last_words(name) for name in underway}
+        seen = sum(int(found[1]) for found in map(LEARNT.search, words.values()) if found)
+        done = whole - sum(images[name] for name in undone) + seen
+        left = f", all runs about {duration((time.monotonic() - began) * (whole - done) / done)}" if done else ""
+        show(f"{len(runs) - len(undone)} of {len(runs)} runs done{left}; {'; '.join(words.values())}", done / whole)
+
+    return tell
+
+
+def _last_words(name: str) -> str:
+    """The newest line of a run's log, without what only a run alone can say of the rest."""
+    log = _log(name)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    words = next((line for line in reversed(lines) if line.startswith("leandet: run ")), f": {name}, starting")
+    return words.partition(": ")[2].partition(": ")[2].partition(", all runs")[0] or f"{name}, starting"
+
+
 def _options(choice: Choice) -> list[str]:
     data = ",".join(f"{key}={value}" for key, value in choice.data.parts) or choice.data.name
     return ["--data", data, *(["--init", str(choice.init)] if choice.init else [])]
 
 
+def _log(name: str) -> Path:
+    return places.runs() / ".logs" / f"{name}.txt"
+
+
 def _process(name: str, options: Sequence[str]) -> int:
-    log = places.runs() / ".logs" / f"{name}.txt"
+    log = _log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream:
+    with log.open("wb") as stream:
         command = [sys.executable, "-m", "bench.cli", "run", name, *options]
         return subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode  # noqa: S603 - our own command
 

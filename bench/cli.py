@@ -95,7 +95,9 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
 
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
-    target: Annotated[str, typer.Argument(help="A paper, or a run's id (`leandet plan` lists them); without one, every built paper.")] = "",
+    target: Annotated[
+        str, typer.Argument(help="A paper, a run's id (`leandet plan` lists them), or quick: what `dvc repro quick` needs; else every built paper.")
+    ] = "",
     tier: Tier = "proxy",
     data: DataText = "",
     rows: Rows = "",

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import places
 from bench.catalogue import built, find_paper
 from bench.datasets.source import parse_data
-from bench.plan import PRETRAINED_AT, SCENES, Choice, Run, plan
+from bench.plan import PRETRAINED_AT, SCENES, Choice, Run, plan, quick
 from bench.spec import TIERS, Tier
 from bench.types import UserError
 
@@ -29,7 +29,9 @@ def choice_of(tier: str, data: str, rows: str, seeds: int, init: str) -> Choice:
 
 
 def ordered(target: str, choice: Choice) -> tuple[Run, ...]:
-    """The runs that a paper's key, a run's id or nothing (every built paper) asks for, each after those it needs."""
+    """The runs that a paper's key, a run's id, "quick" or nothing (every built paper) asks for, each after those it needs."""
+    if target == "quick":
+        return quick(built().values(), choice.tier)
     if "." in target:
         return with_needs(target, choice)
     papers = [find_paper(target)] if target else list(built().values())
