@@ -106,12 +106,13 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
 
 def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callable[[Sequence[str], Sequence[str]], None]:
     """What tells how far several processes are, from the ids underway and the ids not done: of each its last words, of all the time left."""
-    began, images = time.monotonic(), {run.id: images_of(run) for run in runs}
+    began = time.monotonic()
+    images = {run.id: 0 if run.kind == "pretrain" else images_of(run) for run in runs}  # single objects are nothing beside scenes
     whole = max(1, sum(images.values()))
 
     def tell(underway: Sequence[str], undone: Sequence[str]) -> None:
         words = {name: _last_words(name) for name in underway}
-        seen = sum(int(found[1]) for found in map(LEARNT.search, words.values()) if found)
+        seen = sum(int(found[1]) for name, said in words.items() if images[name] and (found := LEARNT.search(said)))
         done = whole - sum(images[name] for name in undone) + seen
         left = f", all runs about {duration((time.monotonic() - began) * (whole - done) / done)}" if done else ""
         show(f"{len(runs) - len(undone)} of {len(runs)} runs done{left}; {'; '.join(words.values())}", done / whole)

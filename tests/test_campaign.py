@@ -23,7 +23,7 @@ def test_quick_names_what_the_quick_reproduction_needs():
 
 def test_what_is_told_of_two_runs_by_hand(logs, monkeypatch):
     """Of 100 + 100 + 200 images the first run's and half of the second's are seen after 30 s: 250 more take 50 s."""
-    run = quick(built().values(), "smoke")[0]
+    run = quick(built().values(), "smoke")[1]
     runs = [replace(run, id=name) for name in ("a", "b", "c")]
     monkeypatch.setattr(campaign, "images_of", lambda each: {"a": 100, "b": 100, "c": 200}[each.id])
     clock = iter((1000.0, 1030.0))
