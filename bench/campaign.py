@@ -115,7 +115,7 @@ def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callab
         seen = sum(int(found[1]) for name, said in words.items() if images[name] and (found := LEARNT.search(said)))
         done = whole - sum(images[name] for name in undone) + seen
         left = f", all runs about {duration((time.monotonic() - began) * (whole - done) / done)}" if done else ""
-        show(f"{len(runs) - len(undone)} of {len(runs)} runs done{left}; {'; '.join(words.values())}", done / whole)
+        show(f"{len(runs) - len(undone)} of {len(runs)} runs done{left}; {'; '.join(words.values())}", min(done / whole, 0.99))  # 1 ends a line
 
     return tell
 
