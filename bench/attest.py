@@ -15,10 +15,9 @@ from bench.catalogue import built
 from bench.datasets import open_split
 from bench.devices import on_device
 from bench.execute import WEIGHTS, Setup, load_weights, opening, prepared, settings_of
-from bench.plan import Run, schedule_of
+from bench.plan import Run, effort_of, row_of, schedule_of
 from bench.predict import detections_hash
 from bench.records import Record, write_record
-from bench.scales import SCALES
 from bench.train import REPLAYED, Job, train
 
 SAME = ("torch", "torchvision", "numpy")
@@ -73,7 +72,7 @@ def _losses(run: Run, record: Record) -> Replay:
 
 def _replayed(run: Run, folder: Path, precision: str) -> list[float]:
     papers = built()
-    fabric = open_fabric(precision, SCALES[run.tier].threads)
+    fabric = open_fabric(precision, effort_of(run, row_of(papers, run)).threads)
     model, split = opening(run, Setup(papers), fabric.device)
     schedule = schedule_of(run, None if run.kind == "pretrain" else papers[run.paper].row(run.row))
     job = Job(folder, schedule, run.seed, stop_after=schedule.batch * REPLAYED)
@@ -94,7 +93,7 @@ def _derived(run: Run, record: Record) -> Replay:
 
 
 def _detections(run: Run, record: Record, *, trained: bool) -> str:
-    fabric = open_fabric(str(record.context.get("precision", machine.precision())), SCALES[run.tier].threads)
+    fabric = open_fabric(str(record.context.get("precision", machine.precision())), effort_of(run, row_of(built(), run)).threads)
     split = on_device(open_split(run.data, "val"), fabric.device)
     detector = prepared(run, Setup(built()), len(split.classes))
     if trained:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import machine, places
 from bench.catalogue import built
 from bench.orders import remaining, state
-from bench.plan import Choice, Run, quick, row_of, schedule_of
+from bench.plan import Choice, Run, effort_of, quick, row_of, schedule_of
 from bench.progress import Progress, duration, showing
 from bench.records import read_record
 from bench.types import UserError
@@ -82,7 +82,7 @@ def _place(run: Run, runs: Sequence[Run]) -> tuple[tuple[int, int], Sequence[Run
 
 
 def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
-    """Do the runs as processes, `jobs` at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
+    """Do the runs as processes, `jobs` threads at a time, each after its needs; ids of those that failed. What rests on a failed run is left out."""
     check_data(remaining(runs))
     options, todo = _options(choice), remaining(runs)
     waiting, failed = {run.id: run for run in todo}, list[str]()
@@ -93,7 +93,7 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
             for name, run in list(waiting.items()):
                 if any(need in failed for need in run.needs):
                     failed.append(waiting.pop(name).id)
-                elif len(underway) < jobs and not any(need in waiting or need in underway.values() for need in run.needs):
+                elif _fits(run, list(underway.values()), todo, jobs) and not any(need in waiting or need in underway.values() for need in run.needs):
                     underway[workers.submit(_process, waiting.pop(name).id, options)] = name
             done, _ = wait(underway, timeout=2, return_when=FIRST_COMPLETED)
             tell(list(underway.values()), [*waiting, *underway.values()])
@@ -102,6 +102,13 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
                 failed += [name] if future.result() else []
                 print(f"leandet: {name} {'failed' if name in failed else 'done'}, {len(waiting) + len(underway)} to go", file=sys.stderr, flush=True)  # noqa: T201
     return failed
+
+
+def _fits(run: Run, underway: Sequence[str], runs: Sequence[Run], jobs: int) -> bool:
+    """Whether a run may start beside those underway: together they take `jobs` threads, or it is alone."""
+    papers = built()
+    taken = sum(effort_of(other, row_of(papers, other)).threads for other in runs if other.id in underway)
+    return not underway or taken + effort_of(run, row_of(papers, run)).threads <= jobs
 
 
 def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callable[[Sequence[str], Sequence[str]], None]:

@@ -28,7 +28,7 @@ from bench.digest import plain
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import CLASSIFIERS, Run, continued, metrics_digest, schedule_of
+from bench.plan import CLASSIFIERS, Run, continued, effort_of, metrics_digest, row_of, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
@@ -101,8 +101,7 @@ def _begin(run: Run) -> Path:
 
 def _attempt(run: Run, setup: Setup) -> Record:
     began = time.time()
-    scale = SCALES[run.tier]
-    fabric = open_fabric(machine.precision(), scale.threads)
+    fabric = open_fabric(machine.precision(), effort_of(run, row_of(setup.papers, run)).threads)
     blank = Record(run.id, run.kind, run.paper, run.row, run.tier, run.seed, "ok", "", run.digest, {}, context=_context(run, setup, fabric))
     try:
         record = (_pretrain if run.kind == "pretrain" else _detect)(run, setup, fabric, blank)
@@ -119,6 +118,7 @@ def settings_of(run: Run, papers: Mapping[str, Paper]) -> dict[str, Any]:
     scale, row = SCALES[run.tier], None if run.kind == "pretrain" else papers[run.paper].row(run.row)
     schedule = schedule_of(run, row)
     always = {"batch": schedule.batch, "data": run.data.name, "needs": list(run.needs), "schedule": asdict(schedule)}
+    always |= {"threads": effort_of(run, row).threads}
     if row is None:
         return always
     asked = {"arguments": plain(row.arguments), "setting": plain(row.setting)}
@@ -132,7 +132,6 @@ def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
         "versions": machine.versions(),
         "device": str(fabric.device),
         "precision": machine.precision(),
-        "threads": SCALES[run.tier].threads,
         "metrics": metrics_digest(),
         "init": setup.init.name if setup.init else "",
     }  # fmt: skip

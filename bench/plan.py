@@ -14,11 +14,12 @@ from bench.datasets import DATASETS
 from bench.datasets.source import Data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
-from bench.spec import Backbone, Paper, Row, Scale, Schedule, Tier, Train, Xception
+from bench.spec import Backbone, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
 from bench.types import UserError
 
 RunKind = Literal["pretrain", "train", "transform", "plateau"]
 SCENES = Data("scenes", "scenes-v1")
+EMBEDDED: tuple[Tier, ...] = ("smoke", "proxy")  # the tiers on data that leandet draws itself
 PRETRAINED_AT: Mapping[Tier, Tier] = {"smoke": "smoke", "proxy": "proxy", "real": "proxy"}  # `real` has the proxy's backbones; `paper` has --init
 ENTRY: tuple[Place, ...] = (("bench.train", "train"), ("bench.assemble", WHOLE), ("bench.predict", WHOLE))
 BACKBONES: tuple[Place, ...] = (("implementations.layers.backbones", "BackboneClassifier"), ("implementations.layers.backbones", "load_backbone"))
@@ -90,14 +91,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.rpartition(":")[2].lower()).strip("-") or "data"
 
 
+def effort_of(run: Run, row: Row | None) -> Effort:
+    """The row's own effort where the tier learns from the embedded data, else the plain one at the tier's threads."""
+    threads = SCALES[run.tier].threads
+    return row.effort if row is not None and run.tier in EMBEDDED else Effort(threads=threads)
+
+
 def schedule_of(run: Run, row: Row | None) -> Schedule:
-    """How long this run learns: the tier's schedule times the row's own factor; a plateau proof goes on for half that length again."""
+    """How long this run learns: the tier's schedule times the setting's and the row's factors; a plateau proof goes on for half that length again."""
     base = SCALES[run.tier].schedule
     if run.kind == "pretrain":
         return base if run.tier == "smoke" else PRETRAIN
     assert row is not None, f"{run.id}: only a pretrain run has no row"
     base = row.schedule if row.schedule and run.tier == "paper" else base
-    images, decay = (_epochs(count * row.setting.schedule, base) for count in (base.images, base.decay_images))
+    length = row.setting.schedule * effort_of(run, row).length
+    images, decay = (_epochs(count * length, base) for count in (base.images, base.decay_images))
     more = _epochs((images + decay) / 2, base) if run.kind == "plateau" else 0
     return replace(base, images=images + more, decay_images=decay)
 
@@ -193,6 +201,7 @@ def _digest(run: Run, row: Row, inputs: Iterable[Run], init: Path | None) -> str
         "recipe": row.recipe,
         "scale": _relevant(SCALES[run.tier], row),
         "schedule": schedule_of(run, row),
+        "threads": effort_of(run, row).threads,
         "seed": run.seed,
         "inputs": {given.id: given.digest for given in inputs},
         "init": file_hash(init) if init else "",

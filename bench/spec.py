@@ -103,6 +103,17 @@ class Transform:
     name: str = "transform"
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How a row learns at the tiers that learn from the embedded data; printed nowhere, so chosen until a plateau is reached."""
+
+    length: float = 1.0  # times the tier's schedule
+    threads: int = 1  # CPU threads, where other rows wait for this one; part of what makes a run repeatable
+
+
+PLAIN = Effort()  # the tier's own schedule, one thread
+
+
 Step = Train | Transform
 Recipe = tuple[Step, ...]
 
@@ -138,6 +149,7 @@ class Row:
     quoted: str = ""  # why it is shown and never measured
     channel_first: bool = False  # count the 1x1 before the pooling (Condensing's printed GMAC)
     notes: str = ""
+    effort: Effort = PLAIN
     schedule: Schedule | None = None  # how it learns at the paper's own scale, where that is not the tier's
     # measure -> why no reading of the paper gives its printed number: the outcome word ("irreproducible", "deviates") and the proof in a sentence
     unmatched: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))

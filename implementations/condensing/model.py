@@ -40,6 +40,7 @@ from bench.types import UserError
 from implementations.baselines.cascade_rcnn import cascade_rcnn
 from implementations.baselines.faster_rcnn import faster_rcnn_c4, faster_rcnn_fpn
 from implementations.baselines.rfcn import rfcn
+from implementations.layers.averages import average
 from implementations.layers.heads import HeadFactory, HeadOutput, HeadShape, Predictor, TwoFC
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ class GlobalModelling(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(R, C, S, S) -> (R, C / 4, L, L)."""
         if self.channel_first:
-            return F.adaptive_avg_pool2d(self.reduce(features), self.length).relu()
-        return self.reduce(F.adaptive_avg_pool2d(features, self.length)).relu()
+            return average(self.reduce(features), self.length).relu()
+        return self.reduce(average(features, self.length)).relu()
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ class ReducedHead(nn.Module):
         if self.reduce is not None:
             features = self.reduce(features).relu()
         if self.length < features.shape[-1]:
-            features = F.adaptive_avg_pool2d(features, self.length)
+            features = average(features, self.length)
         return self.head(features, labels)
 
 

@@ -26,6 +26,13 @@ class Align:
         return align(maps[-1], rois, self.side, 1 / self.stride, SAMPLES)
 
 
+def _in_order(parts: Sequence[Tensor], places: Tensor) -> Tensor:
+    """The RoIs of all levels (R, C, side, side), each from its place in the parts; the channels stay last in memory where all parts have them so."""
+    if all(part.is_contiguous(memory_format=torch.channels_last) for part in parts if len(part)):
+        return take(torch.cat([part.permute(0, 2, 3, 1) for part in parts]), places).permute(0, 3, 1, 2)
+    return take(torch.cat(parts), places)
+
+
 @dataclass(frozen=True)
 class PyramidAlign:
     """RoIAlign on the level that suits each RoI (FPN, equation 1): side `canonical` goes to the map of stride 16."""
@@ -47,4 +54,4 @@ class PyramidAlign:
             align(maps[i], rois[where], self.side, 1 / stride, SAMPLES) for i, (where, stride) in enumerate(zip(order, self.strides, strict=True))
         ]
         back = torch.empty_like(level).scatter_(0, torch.cat(order), torch.arange(len(level), device=level.device))
-        return take(torch.cat(found), back)
+        return _in_order(found, back)

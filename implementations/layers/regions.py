@@ -148,7 +148,7 @@ def detections(boxes: Tensor, scores: Tensor, deltas: Tensor, *, size: tuple[int
 
     roi, label = (scores[:, 1:] > config.score).nonzero(as_tuple=True)
     column = label + 1 if config.box_classes > 1 else torch.zeros_like(label)
-    found = decode(deltas.view(len(deltas), -1, 4)[roi, column], boxes[roi], config.weights)
+    found = decode(deltas.view(len(deltas), config.box_classes, 4)[roi, column], boxes[roi], config.weights)
     found = clip(found, boxes.new_tensor(size))
     good = large_enough(found, LEAST_SIDE)
     found, label, score = found[good], label[good], scores[roi, label + 1][good]

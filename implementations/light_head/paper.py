@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from bench.spec import Claim, Column, Paper, Request, Row, Schedule, Setting, Table, Transform, Verdict
+from bench.spec import PLAIN, Claim, Column, Effort, Paper, Request, Row, Schedule, Setting, Table, Transform, Verdict
 
 # ---- settings: Section 4.1; 115k images, 80 classes
 
@@ -61,9 +61,9 @@ _NMS = {**_ALIGN, "nms": 0.5}
 _S = {**_ALIGN, "mid": 64, "rpn": 256}
 
 
-def _row(key: str, title: str, setting: Setting = B2, *, reference: str = "", **arguments: Any) -> Row:
+def _row(key: str, title: str, setting: Setting = B2, *, reference: str = "", effort: Effort = PLAIN, **arguments: Any) -> Row:
     """A row that learns by the paper's schedule."""
-    return Row(key, title, setting, light_head, MappingProxyType(arguments), reference=reference, schedule=SCHEDULE)
+    return Row(key, title, setting, light_head, MappingProxyType(arguments), reference=reference, effort=effort, schedule=SCHEDULE)
 
 
 def _on(body: str, *rows: Row) -> tuple[Row, ...]:
@@ -83,9 +83,9 @@ def _retested(row: Row, source: str, step: str) -> Row:
 # What rows with the same body and proposal network start from below the paper's tier, where a run is far shorter than the paper's: R-FCN (for setting
 # S: itself), trained four times as long. Only their second stages are then new.
 _BODIES = (
-    _row("body-b1", "B1, for the body alone", replace(B1, schedule=4.0), **_B1),
-    _row("body-b2", "B2, for the body alone", replace(B2, schedule=4.0), **_RFCN),
-    _row("body-s", "setting S, for the body alone", replace(S_800, schedule=4.0), **_S),
+    _row("body-b1", "B1, for the body alone", B1, effort=Effort(length=4.0, threads=2), **_B1),
+    _row("body-b2", "B2, for the body alone", B2, effort=Effort(length=4.0, threads=2), **_RFCN),
+    _row("body-s", "setting S, for the body alone", S_800, effort=Effort(length=4.0, threads=2), **_S),
 )
 
 
