@@ -72,7 +72,7 @@ def _batches(split: Split, job: Job, first: int, fabric: Fabric) -> Iterator[tup
         return mine, reader.submit(_load, split, mine, positions, job.seed)
 
     positions = range(first, job.schedule.images + job.schedule.decay_images, job.schedule.batch)
-    with ThreadPoolExecutor(max_workers=1) as reader:
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:  # more would take turns with those of the training
         waiting = share(positions[0])
         for following in (*positions[1:], None):
             indices, future = waiting
