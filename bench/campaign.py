@@ -90,7 +90,7 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     with ThreadPoolExecutor(max_workers=jobs) as workers, showing() as show:
         tell = _together(todo, show)
         while waiting or underway:
-            for name, run in list(waiting.items()):
+            for name, run in sorted(waiting.items(), key=lambda pair: -images_of(pair[1])):  # the longest first: none is left to end alone
                 if any(need in failed for need in run.needs):
                     failed.append(waiting.pop(name).id)
                 elif _fits(run, list(underway.values()), todo, jobs) and not any(need in waiting or need in underway.values() for need in run.needs):
