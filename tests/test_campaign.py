@@ -7,7 +7,8 @@ import pytest
 from bench import campaign, places
 from bench.catalogue import built
 from bench.orders import ordered
-from bench.plan import Choice, quick
+from bench.plan import Choice, effort_of, quick, schedule_of
+from bench.spec import Effort
 
 
 @pytest.fixture
@@ -35,3 +36,36 @@ def test_what_is_told_of_two_runs_by_hand(logs, monkeypatch):
     campaign._together(runs, lambda text, share: said.append((text, share)))(["b", "c"], ["b", "c"])
     told = "1 of 3 runs done, all runs about 50 s; b, training: 50 of 100 images, 5/s, 10 s left; c, starting"
     assert said == [(told, 150 / 400)]
+
+
+def test_a_run_of_two_threads_starts_alone_and_others_fill_what_is_left():
+    runs = {run.id: run for run in ordered("quick", Choice("proxy"))}
+    body, baseline, long = (runs[f"condensing.{key}.proxy.s0"] for key in ("body-r50", "fpn-r50", "k1-l1"))
+    papers = built()
+    assert [effort_of(run, papers["condensing"].row(run.row)).threads for run in (body, baseline, long)] == [2, 1, 1]
+    fits = {
+        (run.row, beside): campaign._fits(run, [runs[f"condensing.{row}.proxy.s0"].id for row in beside], tuple(runs.values()), 2)
+        for run in (body, baseline)
+        for beside in ((), ("k1-l1",), ("body-r50",), ("k1-l1", "k16-l5"))
+    }
+    assert fits == {
+        ("body-r50", ()): True,
+        ("body-r50", ("k1-l1",)): False,
+        ("body-r50", ("body-r50",)): False,
+        ("body-r50", ("k1-l1", "k16-l5")): False,
+        ("fpn-r50", ()): True,
+        ("fpn-r50", ("k1-l1",)): True,
+        ("fpn-r50", ("body-r50",)): False,
+        ("fpn-r50", ("k1-l1", "k16-l5")): False,
+    }
+    assert campaign._fits(body, [], tuple(runs.values()), 1), "what takes more threads than there are jobs starts alone all the same"
+
+
+def test_an_effort_counts_only_where_the_embedded_data_is_learnt():
+    row = built()["condensing"].row("k1-l1")
+    lengths = {}
+    for tier in ("smoke", "proxy", "real", "paper"):
+        run = replace(quick(built().values(), "smoke")[-1], tier=tier, kind="train")
+        plain = replace(row, effort=Effort())
+        lengths[tier] = schedule_of(run, row).images / schedule_of(run, plain).images
+    assert lengths == {"smoke": 3, "proxy": 3, "real": 1, "paper": 1}
