@@ -73,7 +73,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
     rows: Rows = "",
     seeds: Seeds = 0,
     init: Init = "",
-    write: Annotated[bool, typer.Option("--write", help="Write dvc.yaml: the stages that `dvc repro` runs.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write dvc.yaml and pipeline/: the stages that `dvc repro` runs.")] = False,
     digests: Annotated[
         bool, typer.Option("--digests", help="Write runs/.plan.json, from which DVC sees what has changed (its first stage does this).")
     ] = False,
@@ -85,7 +85,7 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
     if write or digests:
         from bench.pipeline import write_digests, write_pipeline
 
-        say(str(write_pipeline(chosen) if write else write_digests(chosen)))
+        say(" ".join(map(str, write_pipeline(chosen) if write else (write_digests(chosen),))))
         return
     runs = ordered(target, chosen)
     for run in runs:

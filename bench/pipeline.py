@@ -1,4 +1,7 @@
-"""dvc.yaml from the plan, and the file of digests by which DVC sees what has changed. No torch.
+"""The stages of DVC from the plan, and the file of digests by which it sees what has changed. No torch.
+
+dvc.yaml holds what is shared and what `quick` needs; every other paper has a file of its own below pipeline/, as DVC's time grows with the square of
+a file's stages.
 
 The first stage writes runs/.plan.json, a digest for each run; every other stage depends on its own entry there. So an edit re-runs what it
 touches and nothing else, and what DVC has to look at stays small enough to answer "nothing to do" in seconds.
@@ -17,6 +20,7 @@ from bench.plan import Choice, Run, cost_digest, plan, quick
 from bench.records import write_atomically
 
 PLAN = "runs/.plan.json"
+ROOT, PAPERS, UP = "dvc.yaml", "pipeline", "../.."
 HEAD = """\
 # Written by `leandet plan --write`; a test holds that it is current. Do not edit.
 # runs/ is in no commit. `persist` keeps checkpoints when a stage runs again; what stands is not done again (see CONTRIBUTING.md).
@@ -55,23 +59,45 @@ def _costs_digest() -> str:
     )
 
 
-def write_pipeline(choice: Choice) -> Path:
-    """Write dvc.yaml."""
-    path = places.home() / "dvc.yaml"
-    write_atomically(path, pipeline_text(choice).encode())
-    return path
+def write_pipeline(choice: Choice) -> tuple[Path, ...]:
+    """Write dvc.yaml and the papers' own files; those of papers that are gone are removed."""
+    texts = {places.home() / name: text for name, text in pipeline_texts(choice).items()}
+    for path in {*(places.home() / PAPERS).glob(f"*/{ROOT}")} - {*texts}:
+        path.unlink()
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    return tuple(texts)
 
 
-def pipeline_text(choice: Choice) -> str:
-    """dvc.yaml: the plan, the costs, a stage a run, `quick`, and the tables of everything."""
+def pipeline_texts(choice: Choice) -> dict[str, str]:
+    """Each file's text by its name from the project's folder."""
     runs = runs_of(choice)
-    fast = [run for run in runs if run.id in {each.id for each in quick(built().values(), choice.tier)}]
-    lines = [HEAD.rstrip(), *_plan_stage(choice), *_costs_stage()]
-    for needs in sorted({len(run.needs) for run in runs}):
-        lines += _run_stages([run for run in runs if len(run.needs) == needs], needs)
-    lines += _shown("quick", "The headline rows with one seed, and every table on the screen and in results/local.", fast)
+    apart = {run.paper for run in runs if run.kind != "pretrain" and not built()[run.paper].quick}
+    own = {f"{PAPERS}/{key}/{ROOT}": [run for run in runs if run.kind != "pretrain" and run.paper == key] for key in sorted(apart)}
+    inner = [run for run in runs if run.kind == "pretrain" or run.paper not in apart]
+    return {
+        ROOT: _root_text(choice, inner, runs),
+        **{name: "\n".join([HEAD.rstrip(), *_stages(of_paper, UP)]) + "\n" for name, of_paper in own.items()},
+    }
+
+
+def _root_text(choice: Choice, inner: Iterable[Run], runs: Iterable[Run]) -> str:
+    """dvc.yaml: the plan, the costs, the runs that it holds itself, `quick`, and the tables of everything."""
+    fast = {each.id for each in quick(built().values(), choice.tier)}
+    lines = [HEAD.rstrip(), *_plan_stage(choice), *_costs_stage(), *_stages(inner)]
+    lines += _shown(
+        "quick", "The headline rows with one seed, and every table on the screen and in results/local.", [r for r in runs if r.id in fast]
+    )
     lines += _shown("tables", "Every row, seed and plateau proof, then every table.", runs)
     return "\n".join(lines) + "\n"
+
+
+def _stages(runs: Iterable[Run], folder: str = "") -> Iterator[str]:
+    """A stage a run, by how many others it starts from; `folder`: where its commands run, seen from its file."""
+    runs = tuple(runs)
+    for needs in sorted({len(run.needs) for run in runs}):
+        yield from _run_stages([run for run in runs if len(run.needs) == needs], needs, folder)
 
 
 def _plan_stage(choice: Choice) -> Iterator[str]:
@@ -85,13 +111,14 @@ def _costs_stage() -> Iterator[str]:
     yield from ("    params:", f"      - {PLAN}: [costs]", "    outs:", "      - runs/costs:", "          persist: true")
 
 
-def _run_stages(runs: Iterable[Run], needs: int) -> Iterator[str]:
+def _run_stages(runs: Iterable[Run], needs: int, folder: str) -> Iterator[str]:
     """The runs that start from so many others; one template, since DVC reads a long file slowly."""
     yield from (f"  run{needs}:", "    foreach:")
     for run in runs:
         given = "".join(f", n{index}: {need}" for index, need in enumerate(run.needs))
         yield f"      {run.id}: {{id: {run.id}{given}}}"
-    yield from ("    do:", "      cmd: leandet run ${item.id}", "      params:", f'        - {PLAN}: ["${{item.id}}.digest"]')
+    yield from ("    do:", "      cmd: leandet run ${item.id}", *([f"      wdir: {folder}"] if folder else []))
+    yield from ("      params:", f'        - {PLAN}: ["${{item.id}}.digest"]')
     if needs:
         yield from ("      deps:", *(f"        - runs/${{item.n{index}}}" for index in range(needs)))
     yield from ("      outs:", "        - runs/${item.id}:", "            persist: true")
