@@ -14,6 +14,7 @@ from bench.catalogue import find_paper
 from bench.cost import build_on_meta
 from bench.datasets import open_split, parse_data
 from bench.meters.macs import count_macs
+from bench.meters.rois import count_rois, hold_rois
 from bench.scales import SCALES
 from bench.spec import Request, Setting
 from bench.types import Target, UserError, detect
@@ -444,3 +445,13 @@ def test_the_proxy_of_every_geometry_is_tested():
 def test_a_setting_of_its_own_is_followed():
     detector = build_light_head(Request(Setting("mine", 3, 400, 500, "R101"), SCALES["smoke"], 3, {}), maps="pointwise", subnet="light")
     assert (detector.config.shorter, detector.config.longer) == (86, 107)
+
+
+@pytest.mark.parametrize("key", ["align", "ms-train", "pyramid"])
+def test_every_form_of_the_detector_can_be_given_its_rois(key):
+    """As the latency meter does, so that methods are timed with as many."""
+    detector = build(key).eval()
+    hold_rois(detector, 11)
+    with torch.inference_mode():
+        raw = detector.network(detector.prepare(pictures((48, 64))))
+    assert count_rois(raw) == 11

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from bench.spec import Request
     from implementations.layers.parts import Part
     from implementations.layers.rpn import Proposals, RPNConfig
+    from implementations.layers.targets import Truth
 
 Maps = Literal["separable", "pointwise", "scores", "narrow", ""]
 Warping = Literal["psroi", "psroi align", "roi"]
@@ -392,7 +393,14 @@ class LightHeadRCNN(nn.Module):
 
     def network(self, batch: Batch, proposals: Proposals | None = None) -> Raw:
         """All that learns."""
-        return self.plain[0].network(batch, proposals)
+        maps = self.plain[0].features(batch.pixels)
+        if proposals is None:
+            proposals, _ = self.propose(maps, batch)
+        return Raw(self.regions(maps, proposals), batch.sizes, batch.originals)
+
+    def propose(self, maps: list[Tensor], batch: Batch, truth: Truth | None = None) -> tuple[Proposals, dict[str, Tensor]]:
+        """As the plain detector."""
+        return self.plain[0].propose(maps, batch, truth)
 
     def finish(self, raw: Raw) -> list[Detections]:
         """Decode, suppress, and go back to the pixels of each image as given."""
@@ -415,7 +423,7 @@ class LightHeadRCNN(nn.Module):
         batch = self.jitter(images, targets)
         truth = collate(targets, batch)
         maps = self.plain[0].features(batch.pixels)
-        proposals, losses = self.plain[0].propose(maps, batch, truth)
+        proposals, losses = self.propose(maps, batch, truth)
         return losses | self.regions.losses(maps, proposals, truth)
 
     def parts(self, height: int, width: int) -> tuple[Part, ...]:
