@@ -9,7 +9,7 @@ from bench import places
 from bench.campaign import here, images_of
 from bench.catalogue import built
 from bench.orders import remaining, with_needs
-from bench.plan import Choice, Run, plan
+from bench.plan import Choice, Run, everything
 from bench.records import Record, read_record
 from bench.types import UserError
 
@@ -27,7 +27,7 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     """
     from bench.attest import alike, attest
 
-    runs = {run.id: run for run in plan(built().values(), Choice("proxy"))}
+    runs = {run.id: run for run in everything(built().values(), Choice("proxy"))}
     lines, failed = list[str](), False
     for name in ids or _chosen(runs, one_a_paper=one_a_paper):
         run, files = runs.get(name) or with_needs(name, Choice())[-1], _files(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench import verdicts
@@ -73,6 +73,10 @@ class Case:
         value = self.evidence.published.claims[index].value
         assert isinstance(value, float), f"{self.evidence.published.paper}: claim {index} is not one number"
         return value
+
+    def on(self, data: str) -> Case:
+        """The same case by the runs on another kind of scenes."""
+        return Case(replace(self.evidence, data=data))
 
     # ---- cost
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 JUDGED_TIERS = ("paper", "proxy")  # accuracy is judged at the first of these that has runs; `real` and `smoke` show that the path works
 RUNS = ("train", "transform")  # kinds of record that carry a trained row's accuracy
 SEEDS = 5  # of a headline row; fewer never decide
+MAIN = "scenes-v1"  # the data that published cells are judged on at the proxy tier
 PLATEAU_AP = 1.0  # a run that is continued for half its length gains less than this
 
 
@@ -35,17 +36,22 @@ class Difference:
     interval: tuple[float, float]  # 95 %, over seeds and images
     seeds: int  # pairs
     smallest_detectable: float  # the difference that so many seeds would show
+    data: str = MAIN
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of one paper. `digests`: what each record's run depends on now, by record id; None: not asked."""
+    """All that is known of one paper, by its runs on one kind of scenes.
+
+    `digests`: what each record's run depends on now, by record id; None: not asked.
+    """
 
     paper: Paper | None
     published: Published
     records: tuple[Record, ...] = ()
     differences: tuple[Difference, ...] = ()
     digests: Mapping[str, str] | None = None
+    data: str = MAIN  # what the runs of the proxy tier that count were trained and tested on: a negative control judges no published cell
 
     def cost(self, row: str) -> Record | None:
         """The cost record of a row, one that could not be counted too; None where nobody tried."""
@@ -98,7 +104,7 @@ class Evidence:
         """Row minus reference at the tier that is judged, from whichever side it was computed; None where it was not."""
         tier = self.tier(row)
         for found in self.differences:
-            if (found.paper, found.tier, found.measure) != (self.published.paper, tier, measure):
+            if (found.paper, found.tier, found.measure, found.data) != (self.published.paper, tier, measure, self.data):
                 continue
             if (found.row, found.reference) == (row, reference):
                 return found
@@ -128,7 +134,10 @@ class Evidence:
         return min(counted, key=lambda name: (-counted[name], name), default="")
 
     def _at(self, record: Record, tier: str, kinds: tuple[str, ...]) -> bool:
-        return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and _main_data(record)
+        return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and self._on_data(record)
+
+    def _on_data(self, record: Record) -> bool:
+        return record.tier != "proxy" or record.context.get("data", MAIN) == self.data
 
     def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
         machine, row = self.machine(tier), self._twin(row, tier)
@@ -171,11 +180,6 @@ def machine_of(record: Record) -> str:
     """What ran it, in a word: the name in the record's context."""
     machine = record.context.get("machine", "")
     return str(machine.get("name", "")) if isinstance(machine, Mapping) else str(machine)
-
-
-def _main_data(record: Record) -> bool:
-    """Whether a run is on its tier's own data: a negative control or a variant of the scenes judges no published cell."""
-    return record.tier != "proxy" or record.context.get("data", "scenes-v1") == "scenes-v1"
 
 
 def _turned(found: Difference) -> Difference:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import JUDGED_TIERS, Difference, Evidence
+from bench.evidence import JUDGED_TIERS, MAIN, Difference, Evidence
 from bench.published import Published
 from bench.records import read_record
 from bench.report import Standing, judge
@@ -55,10 +55,10 @@ def standing(stored: Sequence[Stored], *, digests: dict[str, str] | None = None)
 
 def current_digests() -> dict[str, str]:
     """Record id -> the digest that its run has now, for the costs and for the runs on the embedded dataset at each tier that is judged."""
-    from bench.plan import Choice, cost_digest, plan
+    from bench.plan import Choice, cost_digest, everything
 
     found = {f"{paper.key}.{row.key}.cost": cost_digest(paper, row) for paper in built().values() for row in paper.rows if row.build is not None}
-    for run in plan(built().values(), Choice("proxy")):
+    for run in everything(built().values(), Choice("proxy")):
         found[run.id] = run.digest
     return found
 
@@ -83,13 +83,18 @@ def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
     found: list[Difference] = []
     for key, paper in built().items():
         own = tuple(each.record for each in stored if each.record.paper == key and each.record.id in where)
-        evidence = Evidence(paper, _no_print(paper), own)
-        for row in paper.rows:
-            for tier in JUDGED_TIERS:
-                pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
-                if len(pairs) > 1:
-                    found += [_difference(paper, row, pairs, measure, where=where) for measure in _measures(paper, row)]
+        for data in (MAIN, *(variant.data for variant in paper.variants)):
+            found += _differences_on(Evidence(paper, _no_print(paper), own, data=data), where)
     return tuple(found)
+
+
+def _differences_on(evidence: Evidence, where: Mapping[str, Path]) -> Iterator[Difference]:
+    assert evidence.paper is not None
+    for row in evidence.paper.rows:
+        for tier in JUDGED_TIERS:
+            pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
+            if len(pairs) > 1:
+                yield from (_difference(evidence.paper, row, pairs, measure, where=where) for measure in _measures(evidence.paper, row))
 
 
 def _measures(paper: Paper, row: Row) -> tuple[str, ...]:
@@ -119,9 +124,10 @@ def _difference(paper: Paper, row: Row, pairs: Sequence[tuple[Record, Record]], 
 
     first, between = pairs[0][0], [a.values[measure] - b.values[measure] for a, b in pairs]
     ours, theirs = ([where[pair[side].id] for pair in pairs] for side in (0, 1))
-    value, interval = _resampled(measure, str(first.context.get("data", "scenes-v1")), ours, theirs)
+    data = str(first.context.get("data", MAIN))
+    value, interval = _resampled(measure, data, ours, theirs)
     detectable = smallest_detectable_difference(between)
-    return Difference(paper.key, row.key, row.reference, measure, first.tier, value, interval, len(pairs), detectable)
+    return Difference(paper.key, row.key, row.reference, measure, first.tier, value, interval, len(pairs), detectable, data)
 
 
 _RESAMPLED: dict[

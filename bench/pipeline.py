@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import places
 from bench.catalogue import built
 from bench.digest import WHOLE, closure, digest
-from bench.plan import Choice, Run, cost_digest, plan, quick
+from bench.plan import Choice, Run, cost_digest, everything, quick
 from bench.records import write_atomically
 
 PLAN = "runs/.plan.json"
@@ -31,7 +31,7 @@ SHOWN = (("bench.publish", WHOLE), ("bench.report", WHOLE), ("bench.report.page"
 
 def runs_of(choice: Choice) -> tuple[Run, ...]:
     """Every run of plain `dvc repro`."""
-    return plan(built().values(), choice)
+    return everything(built().values(), choice)
 
 
 def write_digests(choice: Choice) -> Path:

@@ -68,6 +68,17 @@ def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     return tuple(sorted(found.values(), key=lambda run: (_depth(run, found), not _is_headline(run, papers))))
 
 
+def everything(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
+    """What plain `dvc repro` needs: the plan, and after it the rows that a paper judges on other kinds of scenes too."""
+    papers = tuple(papers)
+    found = list(plan(papers, choice))
+    for paper in papers:
+        for variant in paper.variants:
+            rows = tuple(row for row in variant.rows if not choice.rows or row in choice.rows)
+            found += plan([paper], replace(choice, data=Data("scenes", variant.data), rows=rows)) if rows else ()
+    return tuple({run.id: run for run in found}.values())
+
+
 def quick(papers: Iterable[Paper], tier: Tier = "proxy") -> tuple[Run, ...]:
     """What `dvc repro quick` needs: the headline rows with one seed, and what they start from; no plateau proofs."""
     papers = [paper for paper in papers if paper.quick]
@@ -171,7 +182,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
 
 def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
     """Whether a plateau proof goes on from this run: the first seed of a headline row, on the embedded data."""
-    first = run.kind == "train" and run.seed == 0 and run.tier in {"proxy", "smoke"} and run.data == SCENES
+    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and run.data.kind == SCENES.kind
     return first and papers[run.paper].row(run.row).headline
 
 

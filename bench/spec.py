@@ -208,6 +208,14 @@ class CostRule:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Another kind of scenes that some rows are trained and judged on too."""
+
+    data: str  # "scenes-v1-crowded"
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Paper:
     """One paper: its key is the name of its folder."""
 
@@ -218,6 +226,7 @@ class Paper:
     claims: tuple[Claim, ...]
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
+    variants: tuple[Variant, ...] = ()
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
     def row(self, key: str) -> Row:

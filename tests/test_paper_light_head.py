@@ -229,13 +229,32 @@ def test_a_value_of_its_own_needs_the_papers_scale():
 
 
 @pytest.mark.parametrize(("interval", "word"), [((0.2, 0.9), "reproduced"), ((-0.4, 0.9), "undecided"), ((-0.9, -0.2), "direction reversed")])
-def test_five_seeds_at_a_plateau_decide_what_nms_gains(interval, word):
+def test_five_seeds_at_a_plateau_decide_what_nms_gains_on_crowded_scenes(interval, word):
     """The retested row is at a plateau where its source is."""
-    records = [trained(row, seed) for row in ("align", "nms-05") for seed in range(5)]
+    records = [crowded(trained(row, seed)) for row in ("align", "nms-05") for seed in range(5)]
     records = [replace(record, kind="transform") if record.row == "nms-05" else record for record in records]
-    found = Difference("light_head", "nms-05", "align", "ap", "proxy", sum(interval) / 2, interval, 5, 0.2)
-    assert sentences([*records, trained("align", kind="plateau", value=30.1)], [found])["nms-gains"].outcome == word
+    proof = crowded(trained("align", kind="plateau", value=30.1))
+    found = Difference("light_head", "nms-05", "align", "ap", "proxy", sum(interval) / 2, interval, 5, 0.2, "scenes-v1-crowded")
+    assert sentences([*records, proof], [found])["nms-gains"].outcome == word
     assert sentences(records, [found])["nms-gains"].outcome == "undertrained"
+    plain = replace(found, data="scenes-v1", value=0.01, interval=(-0.1, 0.12))
+    said = sentences(
+        [*records, proof],
+        [
+            found,
+            plain,
+        ],
+    )["nms-gains"]
+    assert (said.outcome, said.interval) == (word, interval), "the plain scenes do not decide"
+
+
+def test_runs_on_crowded_scenes_judge_no_cell():
+    records = [crowded(trained(row, seed)) for row in ("align", "light-l") for seed in range(5)]
+    assert sentences(records)["alignment-gains"].outcome == "not attempted"
+
+
+def crowded(record):
+    return replace(record, context=dict(record.context) | {"data": "scenes-v1-crowded"})
 
 
 def test_rows_that_learn_do_so_as_the_paper_does():

@@ -13,7 +13,7 @@ from bench import places
 from bench import plan as planning
 from bench.catalogue import built
 from bench.datasets.source import Data
-from bench.plan import SCENES, Choice, headlines, plan, quick, schedule_of, slug
+from bench.plan import SCENES, Choice, everything, headlines, plan, quick, schedule_of, slug
 from bench.scales import SCALES
 from bench.spec import Paper, Row, Setting, Transform
 from bench.types import UserError
@@ -207,3 +207,18 @@ def test_planning_imports_no_torch():
     code = "import sys; from bench.plan import *; from bench.catalogue import built; plan(built().values(), Choice()); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
+
+
+def test_everything_holds_the_rows_that_are_judged_on_other_scenes_too():
+    runs = {run.id: run for run in everything(built().values(), Choice("proxy"))}
+    crowded = {name: run for name, run in runs.items() if run.data.name == "scenes-v1-crowded"}
+    assert {run.row for run in crowded.values()} == {"align", "nms-05"}
+    assert sorted(run.seed for run in crowded.values() if run.row == "nms-05") == [0, 1, 2, 3, 4]
+    assert "light_head.align.proxy.scenes-v1-crowded.s0.plateau" in crowded, "no plateau is shown on the crowded scenes"
+    assert {run.id for run in plan(built().values(), Choice("proxy"))} == set(runs) - set(crowded)
+    starts = {need for run in crowded.values() for need in run.needs} - set(crowded)
+    assert starts == {"light_head.body-b2.proxy.s0"}, "the body is the plain scenes'"
+
+
+def test_everything_of_chosen_rows_holds_no_others():
+    assert everything(built().values(), Choice("proxy", rows=("rfcn",))) == plan(built().values(), Choice("proxy", rows=("rfcn",)))
