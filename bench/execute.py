@@ -35,12 +35,13 @@ from bench.progress import Progress
 from bench.records import Record, read_record, write_atomically, write_record
 from bench.scales import SCALES
 from bench.schedule import draw_seed
-from bench.spec import Backbone, Paper
+from bench.spec import Backbone, Paper, Schedule
 from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
 from bench.types import GroundTruth, Split, Unavailable, UserError
 
 RECORD, WEIGHTS, PREDICTIONS, BEGUN = "record.json", "weights.safetensors", "predictions.parquet", "digest.txt"
-WATCHED = 100  # val images scored at the end of each epoch, for the curve
+WATCHED = 100  # val images scored at the end of an epoch, for the curve
+LOOKS = 8  # at most so often in a run, the last epoch among them
 SMOKE = 48  # images of a split that a smoke run looks at: it proves the path, its numbers say nothing
 CURVE = ("ap", "ap50")
 
@@ -181,8 +182,9 @@ def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
     detector, learning = opening(run, setup, fabric.device)
     learnt = Learnt()
     if run.kind != "transform":
-        watch = _watch(fabric, watched, min(WATCHED, limit))
-        learnt = train(fabric, detector, learning, replace(_job(run, setup, run.seed), on_step=_on_step(setup), on_epoch=watch))
+        job = _job(run, setup, run.seed)
+        watch = _watch(fabric, watched, min(WATCHED, limit), job.schedule)
+        learnt = train(fabric, detector, learning, replace(job, on_step=_on_step(setup), on_epoch=watch))
     else:
         fabric.setup_module(detector)  # to the device
     samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, detector)}
@@ -228,11 +230,19 @@ def _keep_weights(run: Run, model: nn.Module) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _watch(fabric: Fabric, split: Split, images: int) -> Callable[[nn.Module, int], dict[str, float]]:
-    """What the curve holds of each epoch: AP on the first val images, which chooses nothing."""
-    truth = _first(split.ground_truth(), images)
+def looks(schedule: Schedule) -> frozenset[int]:
+    """After how many epochs the curve is told an AP: evenly spread, the last among them."""
+    epochs = -(-(schedule.images + schedule.decay_images) // schedule.epoch_images)
+    return frozenset(range(epochs, 0, -max(1, -(-epochs // LOOKS))))
 
-    def measure(model: nn.Module, seen: int) -> dict[str, float]:  # noqa: ARG001 - the trainer's own count stands beside it
+
+def _watch(fabric: Fabric, split: Split, images: int, schedule: Schedule) -> Callable[[nn.Module, int], dict[str, float]]:
+    """What the curve holds of an epoch: AP on the first val images, which chooses nothing."""
+    truth, due = _first(split.ground_truth(), images), looks(schedule)
+
+    def measure(model: nn.Module, seen: int) -> dict[str, float]:
+        if -((schedule.batch - 1 - seen) // schedule.epoch_images) not in due:  # the epoch that has just ended
+            return {}
         scores = score_all(predict(fabric, model, split, images=images), truth)
         return {f"val_{key}": round(scores[key], 3) for key in CURVE if key in scores}
 

@@ -8,16 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from bench import places
 from bench.attest import attest
 from bench.datasets import open_split
-from bench.execute import CHECKPOINT, CONSTANT, PREDICTIONS, RECORD, SMOKE, WEIGHTS, Setup, execute, standing
+from bench.execute import CHECKPOINT, CONSTANT, PREDICTIONS, RECORD, SMOKE, WEIGHTS, Setup, execute, looks, standing
 from bench.metrics import score_all
 from bench.metrics.store import read_predictions
 from bench.plan import Choice, plan, schedule_of
 from bench.records import read_record, write_record
+from bench.scales import SCALES
 from bench.spec import Paper, Row, Setting
 from bench.train import TrainingError
 from bench.types import Batch, Detections, Unavailable, UserError
@@ -258,3 +261,15 @@ def test_a_replay_without_weights_says_so(home, papers, tmp_path):
     found = attest(run, replace(record, samples=dict(record.samples) | {"weights": "other"}), tmp_path / "record.json")
     assert found.equal
     assert "not compared" in found.said
+
+
+@given(epochs=st.integers(1, 40), batch=st.integers(1, 9))
+def test_a_curve_is_told_an_ap_at_most_eight_times_and_at_its_end(epochs, batch):
+    """The epoch is known from the images seen, though the batch seldom divides it."""
+    schedule = replace(SCALES["proxy"].schedule, images=epochs * 10, decay_images=0, epoch_images=10, batch=batch)
+    due = looks(schedule)
+    assert len(due) <= 8
+    assert max(due) == epochs
+    assert due == frozenset(range(1, epochs + 1)) or epochs > 8
+    ends = [seen for seen in range(batch, epochs * 10 + batch, batch) if seen % 10 < batch or seen >= epochs * 10]
+    assert {-((batch - 1 - seen) // 10) for seen in ends} >= due
