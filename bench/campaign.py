@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,15 +113,23 @@ def _fits(run: Run, underway: Sequence[str], runs: Sequence[Run], jobs: int) -> 
 
 def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callable[[Sequence[str], Sequence[str]], None]:
     """What tells how far several processes are, from the ids underway and the ids not done: of each its last words, of all the time left."""
-    began = time.monotonic()
     images = {run.id: 0 if run.kind == "pretrain" else images_of(run) for run in runs}  # single objects are nothing beside scenes
-    whole = max(1, sum(images.values()))
+    whole, began, first = max(1, sum(images.values())), time.monotonic(), dict[str, tuple[float, int]]()
+
+    def slowest(now: float, seen: Mapping[str, int]) -> float:
+        """Seconds that the one with most before it takes at its own pace: others cannot help it."""
+        own = [0.0]
+        for name, count in seen.items():
+            then, before = first.setdefault(name, (now, count))
+            own += [(images[name] - count) * (now - then) / (count - before)] if count > before else []
+        return max(own)
 
     def tell(underway: Sequence[str], undone: Sequence[str]) -> None:
-        words = {name: _last_words(name) for name in underway}
-        seen = sum(int(found[1]) for name, said in words.items() if images[name] and (found := LEARNT.search(said)))
-        done = whole - sum(images[name] for name in undone) + seen
-        left = f", all runs about {duration((time.monotonic() - began) * (whole - done) / done)}" if done else ""
+        now, words = time.monotonic(), {name: _last_words(name) for name in underway}
+        seen = {name: int(found[1]) for name, said in words.items() if images[name] and (found := LEARNT.search(said))}
+        done = whole - sum(images[name] for name in undone) + sum(seen.values())
+        rest = max((now - began) * (whole - done) / max(done, 1), slowest(now, seen))
+        left = f", all runs about {duration(rest)}" if done else ""
         show(f"{len(runs) - len(undone)} of {len(runs)} runs done{left}; {'; '.join(words.values())}", min(done / whole, 0.99))  # 1 ends a line
 
     return tell

@@ -38,6 +38,21 @@ def test_what_is_told_of_two_runs_by_hand(logs, monkeypatch):
     assert said == [(told, 150 / 400)]
 
 
+def test_the_time_left_is_no_shorter_than_that_of_the_slowest_run(logs, monkeypatch):
+    """By 40 s half of all images are seen, which leaves 40 s; but c has seen 10 of its 100 in the last 10 s, and needs 90 more."""
+    run = quick(built().values(), "smoke")[1]
+    runs = [replace(run, id=name) for name in ("a", "c")]
+    monkeypatch.setattr(campaign, "images_of", lambda each: 100)
+    clock = iter((1000.0, 1030.0, 1040.0))
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: next(clock))
+    said = []
+    tell = campaign._together(runs, lambda text, share: said.append((text, share)))
+    for seen in (0, 10):
+        (logs / "c.txt").write_text(f"leandet: run 2 of 2: c, training: {seen} of 100 images\n")
+        tell(["c"], ["c"])
+    assert [text.partition(", all runs about ")[2].partition(";")[0] for text, _ in said] == ["30 s", "2 min"]
+
+
 def test_a_run_of_two_threads_starts_alone_and_others_fill_what_is_left():
     runs = {run.id: run for run in ordered("quick", Choice("proxy"))}
     body, baseline, long = (runs[f"condensing.{key}.proxy.s0"] for key in ("body-r50", "fpn-r50", "k1-l1"))
