@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from bench.progress import Progress, duration, showing
 from bench.records import read_record
 from bench.types import UserError
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a process must be started with it: 3 % more images a second, the same bits
 LEARNT = re.compile(r"training: (\d+) of ")  # in the words of a run's own progress
 
 
@@ -157,7 +159,7 @@ def _process(name: str, options: Sequence[str]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "bench.cli", "run", name, *options]
-        return subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode  # noqa: S603 - our own command
+        return subprocess.run(command, stdout=stream, stderr=stream, check=False, env=LARGE_PAGES | os.environ).returncode  # noqa: S603 - our own command
 
 
 def jobs_allowed(jobs: int) -> int:
