@@ -29,12 +29,12 @@ SCALES: dict[Tier, Scale] = {
     "proxy": Scale(
         tier="proxy",
         width=0.25,  # stem 64 -> 16, fc 1024 -> 256; FPN 256 -> 128, the least that condensed heads take
-        size=0.32,  # 600 px become 192, 800 px become 256
+        size=160 / 600,  # 600 px become 160, 800 px become 213
         backbones=_PROXY_BACKBONES,
         schedule=Schedule(images=6000, decay_images=2000, epoch_images=2000, warmup_images=400, batch=8, rate=1e-3),
         rois=64,
         proposals=(128, 100),
-        single_map=1.5,
+        single_map=1.8,
     ),
     "real": Scale(
         tier="real",

@@ -28,3 +28,11 @@ def test_bfloat16_rounds_no_more_than_twice() -> None:
 
 def test_no_features_give_none() -> None:
     assert average(torch.zeros(0, 4, 7, 7), 5).shape == (0, 4, 5, 5)
+
+
+def test_what_testing_made_first_can_be_learnt_with() -> None:
+    with torch.inference_mode():
+        average(torch.zeros(1, 1, 9, 9), 4)
+    features = torch.zeros(1, 1, 9, 9, requires_grad=True)
+    average(features, 4).sum().backward()
+    assert features.grad is not None

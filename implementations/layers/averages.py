@@ -12,11 +12,11 @@ from torch import Tensor
 @functools.cache
 def windows(side: int, length: int) -> Tensor:
     """Which of side * side cells each of length * length averages covers: (length^2, side^2) of 0 and 1, torch's windows (they may overlap)."""
-    cells = torch.arange(side)
-    places = torch.arange(length)
-    first, last = places * side // length, ((places + 1) * side + length - 1) // length
-    inside = ((cells >= first[:, None]) & (cells < last[:, None])).float()
-    return torch.kron(inside, inside)
+    with torch.inference_mode(mode=False):  # what testing made first, training reads later
+        cells, places = torch.arange(side), torch.arange(length)
+        first, last = places * side // length, ((places + 1) * side + length - 1) // length
+        inside = ((cells >= first[:, None]) & (cells < last[:, None])).float()
+        return torch.kron(inside, inside)
 
 
 def average(features: Tensor, length: int) -> Tensor:
