@@ -54,26 +54,25 @@ def test_the_time_left_is_no_shorter_than_that_of_the_slowest_run(logs, monkeypa
 
 
 def test_a_run_of_two_threads_starts_alone_and_others_fill_what_is_left():
-    runs = {run.id: run for run in ordered("quick", Choice("proxy"))}
-    body, baseline, long = (runs[f"condensing.{key}.proxy.s0"] for key in ("body-r50", "fpn-r50", "k1-l1"))
+    runs = {run.row: run for run in ordered("quick", Choice("proxy"))}
     papers = built()
-    assert [effort_of(run, papers["condensing"].row(run.row)).threads for run in (body, baseline, long)] == [2, 1, 1]
+    threads = {key: effort_of(runs[key], papers["condensing"].row(key)).threads for key in ("body-r50", "fpn-r50", "k16-l5", "k1-l1")}
+    assert threads == {"body-r50": 2, "fpn-r50": 2, "k16-l5": 1, "k1-l1": 1}
     fits = {
-        (run.row, beside): campaign._fits(run, [runs[f"condensing.{row}.proxy.s0"].id for row in beside], tuple(runs.values()), 2)
-        for run in (body, baseline)
-        for beside in ((), ("k1-l1",), ("body-r50",), ("k1-l1", "k16-l5"))
+        (key, beside): campaign._fits(runs[key], [runs[other].id for other in beside], tuple(runs.values()), 2)
+        for key in ("body-r50", "k16-l5")
+        for beside in ((), ("k1-l1",), ("fpn-r50",))
     }
     assert fits == {
         ("body-r50", ()): True,
         ("body-r50", ("k1-l1",)): False,
-        ("body-r50", ("body-r50",)): False,
-        ("body-r50", ("k1-l1", "k16-l5")): False,
-        ("fpn-r50", ()): True,
-        ("fpn-r50", ("k1-l1",)): True,
-        ("fpn-r50", ("body-r50",)): False,
-        ("fpn-r50", ("k1-l1", "k16-l5")): False,
+        ("body-r50", ("fpn-r50",)): False,
+        ("k16-l5", ()): True,
+        ("k16-l5", ("k1-l1",)): True,
+        ("k16-l5", ("fpn-r50",)): False,
     }
-    assert campaign._fits(body, [], tuple(runs.values()), 1), "what takes more threads than there are jobs starts alone all the same"
+    assert not campaign._fits(runs["k16-l5"], ["a", runs["k1-l1"].id, runs["k16-l5"].id], tuple(runs.values()), 2)
+    assert campaign._fits(runs["body-r50"], [], tuple(runs.values()), 1), "what takes more threads than there are jobs starts alone all the same"
 
 
 def test_an_effort_counts_only_where_the_embedded_data_is_learnt():
