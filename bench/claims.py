@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from bench import verdicts
 from bench.spec import Verdict
-from bench.tables import printed_values
+from bench.tables import printed_values, where_timed
 
 if TYPE_CHECKING:
     from bench.evidence import Evidence
     from bench.published import Published
+    from bench.records import Record
     from bench.spec import Claim, Paper
     from bench.verdicts import Word
 
@@ -152,6 +153,27 @@ class Case:
             return Verdict("contradicted by its own table", measured, f"the printed cells save {', '.join(below)}, not more than {claimed:g} %{ours}")
         return Verdict("reproduced", measured, f"the printed cells save at least {min(printed.values()):.1f} %{ours}")
 
+    # ---- latency
+
+    def faster(self, row: str, reference: str) -> Verdict:
+        """The row detects faster than its reference, timed in turns with it at the paper's scale; measured is how many times as fast it is."""
+        paper, record = self.evidence.published.paper, self._timed_against(row, reference)
+        if record is None:
+            return Verdict("not attempted", None, f"not timed in turns yet: leandet time {paper}.{reference} {paper}.{row}")
+        if self.evidence.stale(record):
+            return Verdict("stale", None, f"{record.id} was made by other code; time it again")
+        whole, net = _times_as_fast(record, "whole"), _times_as_fast(record, "network")
+        word, reason = verdicts.faster(whole[1])
+        alone = f"; the net alone {net[0]:.2f} [{net[1][0]:.2f}, {net[1][1]:.2f}]"
+        noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
+        said = f"{whole[0]:.2f} times as fast as {reference}: {reason}{alone}; {where_timed(record)}{noisy}"
+        return Verdict(word, whole[0], said, whole[1])
+
+    def _timed_against(self, row: str, reference: str) -> Record | None:
+        against = f"{self.evidence.published.paper}.{reference}."
+        found = self.evidence.latencies(row)
+        return next((one for one in found if "whole_ratio" in one.values and str(one.context["against"][0]).startswith(against)), None)
+
     # ---- accuracy
 
     def absolute(self, index: int, row: str, measure: str) -> Verdict:
@@ -211,6 +233,12 @@ class Case:
     def _printed_saving(self, table: str, measure: str, row: str, reference: str) -> float:
         ours, theirs = (printed_values(self.evidence, key, measure, table=table)[0] for key in (row, reference))
         return float(100 * (1 - verdicts.printed_number(ours.printed) / verdicts.printed_number(theirs.printed)))
+
+
+def _times_as_fast(record: Record, part: str) -> tuple[float, tuple[float, float]]:
+    """How many times as fast as the row beside it, with the interval: the record holds ratios of times."""
+    value, low, high = (1 / record.values[f"{part}_ratio{end}"] for end in ("", "_high", "_low"))
+    return value, (low, high)
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -185,7 +185,7 @@ def _latency(question: _Question) -> _Finding:
     low, high, value = (1 / record.values[f"whole_ratio{end}"] for end in ("_high", "_low", ""))
     word, reason = verdicts.ratio((low, high), claimed)
     noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
-    reason = f"{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}; {_where(record)}{noisy}"
+    reason = f"{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}; {where_timed(record)}{noisy}"
     return _Finding(word, reason, _speed(record, measure), None, record.tier)
 
 
@@ -200,7 +200,7 @@ def _timed_alone(question: _Question) -> _Finding:
             else f"{row} was not timed yet: leandet time {paper}.{question.row.reference or row} {paper}.{row}"
         )
         return _Finding("not attempted", why)
-    reason = f"the reference: other rows are judged by their ratio to it; {_where(found[0])}"
+    reason = f"the reference: other rows are judged by their ratio to it; {where_timed(found[0])}"
     return _Finding("undecided", reason, _speed(found[0], question.column.measure), None, found[0].tier)
 
 
@@ -220,7 +220,8 @@ def _speed(record: Record, measure: str) -> float:
     return 1000 / record.values["whole_ms"] if measure == "fps" else record.values["whole_ms"]
 
 
-def _where(record: Record) -> str:
+def where_timed(record: Record) -> str:
+    """The conditions of a latency record, in words."""
     about = record.context
     rois = f"{about['rois_given']} RoIs each" if about["rois_given"] else "its own RoIs"
     return f"on {about['machine']['name']}, {about['device']}, {about['precision']}, {rois}"

@@ -101,6 +101,15 @@ def ratio(interval: Interval, claimed: float) -> Ruling:
     return "direction holds", f"{said} lies on the side of {claimed:.2f} and does not hold it"
 
 
+def faster(interval: Interval) -> Ruling:
+    """Faster where the whole interval of how many times as fast it is lies above one."""
+    low, high = interval
+    said = f"the interval [{low:.2f}, {high:.2f}]"
+    if low <= 1 <= high:
+        return "undecided", f"{said} holds one: no difference found"
+    return ("reproduced", f"{said} lies above one") if low > 1 else ("direction reversed", f"{said} lies below one")
+
+
 def difference(interval: Interval, printed: float) -> Ruling:
     """A printed difference of two rows: equality where it is zero, else its magnitude."""
     return magnitude(interval, printed) if printed else equality(interval)

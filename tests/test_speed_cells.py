@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import verdicts
+from bench.claims import Case
 from bench.evidence import Evidence
 from bench.published import read_published
 from bench.records import Record
@@ -92,3 +93,24 @@ def test_ratios_by_hand():
     assert verdicts.ratio((1.1, 1.3), 2.0)[0] == "direction holds"
     assert verdicts.ratio((0.9, 1.3), 1.2)[0] == "undecided"
     assert verdicts.ratio((0.5, 0.9), 1.2)[0] == "direction reversed"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome"), [((0.25, 0.2, 0.4), "reproduced"), ((0.99, 0.9, 1.05), "undecided"), ((2.0, 1.6, 2.5), "direction reversed")]
+)
+def test_a_sentence_on_speed_is_judged_by_the_same_ratio(ratio, outcome):
+    net = {"network_ratio": 0.5, "network_ratio_low": 0.4, "network_ratio_high": 0.8}
+    record = timed("fast", 40.0, ratio)
+    record = replace(record, values=dict(record.values) | net)
+    found = Case(Evidence(PAPER, SPEEDS, (record,))).faster("fast", "slow")
+    assert (found.outcome, found.measured) == (outcome, 1 / ratio[0])
+    assert found.interval == (1 / ratio[2], 1 / ratio[1])
+    assert "the net alone 2.00 [1.25, 2.50]" in found.reason
+    assert "300 RoIs each" in found.reason
+
+
+def test_a_sentence_on_speed_needs_both_rows_timed_in_turns():
+    other = Case(Evidence(PAPER, SPEEDS, (timed("fast", 40.0, (0.5, 0.4, 0.6), against="else"), timed("slow"))))
+    found = other.faster("fast", "slow")
+    assert (found.outcome, found.measured) == ("not attempted", None)
+    assert "leandet time light_head.slow light_head.fast" in found.reason
