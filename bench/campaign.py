@@ -92,11 +92,9 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
     with ThreadPoolExecutor(max_workers=jobs) as workers, showing() as show:
         tell = _together(todo, show)
         while waiting or underway:
-            for name, run in sorted(waiting.items(), key=lambda pair: -images_of(pair[1])):  # the longest first: none is left to end alone
-                if any(need in failed for need in run.needs):
-                    failed.append(waiting.pop(name).id)
-                elif _fits(run, list(underway.values()), todo, jobs) and not any(need in waiting or need in underway.values() for need in run.needs):
-                    underway[workers.submit(_process, waiting.pop(name).id, options)] = name
+            failed += [waiting.pop(run.id).id for run in todo if run.id in waiting and any(need in failed for need in run.needs)]
+            for name in _next(list(waiting.values()), list(underway.values()), todo, jobs):
+                underway[workers.submit(_process, waiting.pop(name).id, options)] = name
             done, _ = wait(underway, timeout=2, return_when=FIRST_COMPLETED)
             tell(list(underway.values()), [*waiting, *underway.values()])
             for future in done:
@@ -104,6 +102,17 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
                 failed += [name] if future.result() else []
                 print(f"leandet: {name} {'failed' if name in failed else 'done'}, {len(waiting) + len(underway)} to go", file=sys.stderr, flush=True)  # noqa: T201
     return failed
+
+
+def _next(waiting: Sequence[Run], underway: Sequence[str], runs: Sequence[Run], jobs: int) -> list[str]:
+    """The runs to start now, the longest first, so that none is left to end alone; nor is one that needs more threads overtaken for ever."""
+    undone, begun = {*underway, *(run.id for run in waiting)}, list[str]()
+    ready = [run for run in waiting if not undone.intersection(run.needs)]
+    for run in sorted(ready, key=lambda run: -images_of(run)):
+        if not _fits(run, [*underway, *begun], runs, jobs):
+            break
+        begun.append(run.id)
+    return begun
 
 
 def _fits(run: Run, underway: Sequence[str], runs: Sequence[Run], jobs: int) -> bool:

@@ -75,6 +75,18 @@ def test_a_run_of_two_threads_starts_alone_and_others_fill_what_is_left():
     assert campaign._fits(runs["body-r50"], [], tuple(runs.values()), 1), "what takes more threads than there are jobs starts alone all the same"
 
 
+def test_the_longest_starts_first_and_what_needs_both_cores_is_not_overtaken():
+    runs = {run.row: run for run in ordered("quick", Choice("proxy"))}
+    body, baseline, sixteen, one = (runs[key] for key in ("body-r50", "fpn-r50", "k16-l5", "k1-l1"))
+    everything = tuple(runs.values())
+    assert campaign._next([one, sixteen, baseline], [body.id], everything, 2) == [], "the body is not there yet"
+    assert campaign._next([baseline, sixteen, one], [], everything, 2) == [baseline.id]
+    assert campaign._next([sixteen, one], [baseline.id], everything, 2) == []
+    assert campaign._next([sixteen, one], [], everything, 2) == [sixteen.id, one.id]
+    assert campaign._next([baseline, one], [sixteen.id], everything, 2) == [], "it waits for both cores, and no other goes before it"
+    assert campaign._next([one, baseline], [sixteen.id], everything, 2) == [one.id]
+
+
 def test_an_effort_counts_only_where_the_embedded_data_is_learnt():
     row = built()["condensing"].row("k1-l1")
     lengths = {}
