@@ -55,6 +55,7 @@ class RetinaConfig:
     nms: float = 0.5
     detections: int = 100  # at most, an image
     jitter: tuple[int, ...] = ()  # px of the shorter side, drawn for each image in training; none: `shorter`
+    told: tuple[object, ...] = ()  # what a method is told beyond it
 
 
 class Levels(nn.Module):
