@@ -36,6 +36,8 @@ class ScalePredictor(nn.Module):
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (d_h, d_w) in cells, (B, 2) float32. `members` (B,) int64: the image of each, where they are regions."""
+        if x.is_meta:
+            return self.linear(x.mean((2, 3)))
         pooled = x.mean((2, 3), dtype=torch.float32)
         with torch.autocast(x.device.type, enabled=False):  # a scale of 8.49 has too few digits in bfloat16
             scales: Tensor = self.linear(pooled)
