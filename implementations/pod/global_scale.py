@@ -54,12 +54,15 @@ def of_images(values: Tensor, members: Tensor) -> Tensor:
 def interpolation(scale: Tensor, stride: int, length: int) -> Tensor:
     """lambda(p, q) = max(0, 1 - |p - q|) of every sampled place p and cell q of one direction.
 
-    Scales (B,) in cells, `length` cells -> (B, length / stride rounded up, 3, length). What lies outside of the map is zero.
+    Scales (B,) in cells, `length` cells -> (B, length / stride rounded up, 3, length). What lies outside of the map is zero. Its gradient at a cell
+    is that towards the next one, as in torchvision: that of the formula as printed is 0 there, and a scale that starts at 1 would never move.
     """
     cells = torch.arange(length, device=scale.device, dtype=scale.dtype)
     taps = torch.tensor(TAPS, device=scale.device, dtype=scale.dtype)
     places = cells[::stride, None] + scale[:, None, None] * taps  # (B, out, 3)
-    return (1 - (places[..., None] - cells).abs()).clamp(min=0)
+    below = places.detach().floor()
+    share = (places - below)[..., None]
+    return (cells == below[..., None]) * (1 - share) + (cells == below[..., None] + 1) * share
 
 
 def sampled_conv(x: Tensor, weight: Tensor, scales: Tensor, stride: int = 1) -> Tensor:
