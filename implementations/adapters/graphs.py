@@ -7,6 +7,7 @@ RetinaNet is one graph, image -> logits and offsets. A two-stage detector is two
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from implementations.layers.two_stage import Raw, TwoStage
 Runner = Callable[[Tensor], Sequence[Tensor]]  # one graph: input -> outputs, float32 on the CPU
 OPSET = 18
 BODY, HEAD = "body.onnx", "head.onnx"
+NO_TRAINING = "a deployed detector cannot learn; train the row that it was exported from"
 
 
 class Body(nn.Module):
@@ -73,7 +75,8 @@ def export(detector: Any, folder: Path, *, size: tuple[int, int] = (128, 160)) -
         return (body,)
     head = folder / HEAD
     names = ["scores", "deltas"]
-    _write(Head(detector.regions.head), torch.zeros(3, *detector.config.roi_features), head, ("features", names, {n: {0: "rois"} for n in ("features", *names)}))
+    free = {name: {0: "rois"} for name in ("features", *names)}
+    _write(Head(detector.regions.head), torch.zeros(3, *detector.config.roi_features), head, ("features", names, free))
     return body, head
 
 
@@ -86,7 +89,8 @@ def _maps(detector: Any) -> int:
 def _write(module: nn.Module, example: Tensor, path: Path, names: tuple[str, list[str], Mapping[str, Mapping[int, str]]]) -> None:
     given, outputs, free = names
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's, of what it takes as constant: sizes that are given as free are not
             torch.onnx.export(
                 module, (example,), str(path), input_names=[given], output_names=outputs, dynamic_axes=free, opset_version=OPSET, dynamo=False
             )
@@ -111,65 +115,113 @@ def operators(path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def deployed(detector: Any, folder: Path, runner: Callable[[Path], Runner]) -> DeployedDense | DeployedTwoStage:
+    """The detector, exported into a folder and run from there by a runtime's `runner`."""
+    files = export(detector, folder)
+    graphs = Graphs(files, tuple(runner(path) for path in files))
+    return DeployedDense(detector, graphs) if isinstance(detector, RetinaNet) else DeployedTwoStage(detector, graphs)
+
+
 @dataclass(frozen=True)
-class Deployed:
-    """A detector whose network runs in a runtime: a Detector as any other, that cannot learn."""
+class Graphs:
+    """Exported files and what runs them."""
 
-    detector: Any  # the detector it was exported from: sizes, anchors, proposals, RoI features and suppression; its weights are not used
-    body: Runner
-    head: Runner | None
     files: tuple[Path, ...]
-
-    def prepare(self, images: Sequence[Tensor]) -> Batch:
-        """Resize, normalise, pad."""
-        batch: Batch = self.detector.prepare(images)
-        return batch
-
-    def network(self, batch: Batch, proposals: Proposals | None = None) -> Any:
-        """All that learns, in the runtime. Proposals may be given to a two-stage detector."""
-        logits, deltas, *maps = self.body(batch.pixels.contiguous())
-        if isinstance(self.detector, RetinaNet):
-            return self._dense(logits, deltas, maps, batch)
-        assert isinstance(self.detector, TwoStage)
-        assert self.head is not None
-        if proposals is None:
-            proposals = self._proposals(logits, deltas, maps, batch)
-        rois = flatten(proposals.boxes, proposals.valid)
-        scores, offsets = self.head(self.detector.regions.pool(maps, rois).contiguous())
-        answers = Answers(rois, scores.softmax(1), offsets, tuple(proposals.valid.sum(1).tolist()))
-        return Raw(answers, batch.sizes, batch.originals)
-
-    def _dense(self, logits: Tensor, deltas: Tensor, maps: Sequence[Tensor], batch: Batch) -> Dense:
-        grids = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in maps)
-        dense: Dense = self.detector.dense((logits, deltas), grids, batch)
-        return dense
-
-    def _proposals(self, logits: Tensor, deltas: Tensor, maps: Sequence[Tensor], batch: Batch) -> Proposals:
-        rpn = self.detector.rpn
-        read = maps[: len(self.detector.config.rpn.anchor_sizes)]
-        grids = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in read)
-        levels = tuple(height * width * rpn.anchors.per_cell for height, width in grids)
-        canvas = (int(batch.pixels.shape[-2]), int(batch.pixels.shape[-1]))
-        scored = Scored(logits, deltas, rpn.anchors(grids, canvas, logits.device), levels)
-        found: Proposals = rpn.propose(scored, torch.tensor(batch.sizes, dtype=torch.float32))
-        return found
-
-    def finish(self, raw: Any) -> list[Detections]:
-        """Decode, suppress, and go back to the pixels of each image as given."""
-        found: list[Detections] = self.detector.finish(raw)
-        return found
-
-    def forward(self, *_: Any) -> dict[str, Tensor]:
-        """Unavailable: an exported network has no gradients."""
-        raise Unavailable("a deployed detector cannot learn; train the row that it was exported from")
+    runners: tuple[Runner, ...]
 
     def weights_hash(self) -> str:
-        """SHA-256 of its graphs, which hold its weights."""
+        """SHA-256 of the graphs, which hold the weights."""
         total = hashlib.sha256()
         for path in self.files:
             total.update(path.read_bytes())
         return total.hexdigest()
 
-    def eval(self) -> Deployed:
-        """Itself: the harness puts every detector into eval mode."""
+
+@dataclass
+class DeployedDense:
+    """RetinaNet in a runtime: a Detector as any other, that cannot learn."""
+
+    detector: RetinaNet  # what it was exported from, for sizes, anchors and suppression; its weights are not used
+    graphs: Graphs
+
+    def prepare(self, images: Sequence[Tensor]) -> Batch:
+        """Resize, normalise, pad."""
+        return self.detector.prepare(images)
+
+    def network(self, batch: Batch) -> Dense:
+        """All that learns, in the runtime."""
+        logits, deltas, *maps = self.graphs.runners[0](batch.pixels.contiguous())
+        return self.detector.dense((logits, deltas), grids_of(maps), batch)
+
+    def finish(self, raw: Dense) -> list[Detections]:
+        """Decode, suppress, and go back to the pixels of each image as given."""
+        return self.detector.finish(raw)
+
+    def weights_hash(self) -> str:
+        """Of its graphs."""
+        return self.graphs.weights_hash()
+
+    def eval(self) -> DeployedDense:
+        """Itself: it is never in training."""
         return self
+
+    def forward(self, *_: Any) -> dict[str, Tensor]:
+        """Unavailable: an exported network has no gradients."""
+        raise Unavailable(NO_TRAINING)
+
+
+@dataclass
+class DeployedTwoStage:
+    """A two-stage detector in a runtime: a Detector as any other, that cannot learn. Proposals and RoI features are made in torch."""
+
+    detector: TwoStage  # what it was exported from, for sizes, anchors, proposals, RoI features and suppression; its weights are not used
+    graphs: Graphs
+
+    @property
+    def config(self) -> Any:
+        """Every number that makes it."""
+        return self.detector.config
+
+    def prepare(self, images: Sequence[Tensor]) -> Batch:
+        """Resize, normalise, pad."""
+        return self.detector.prepare(images)
+
+    def network(self, batch: Batch) -> Raw:
+        """All that learns, in the runtime."""
+        body, head = self.graphs.runners
+        logits, deltas, *maps = body(batch.pixels.contiguous())
+        proposals, _ = self.propose(maps, batch, logits, deltas)
+        rois = flatten(proposals.boxes, proposals.valid)
+        scores, offsets = head(self.detector.regions.pool(maps, rois).contiguous())
+        answers = Answers(rois, scores.softmax(1), offsets, tuple(proposals.valid.sum(1).tolist()))
+        return Raw(answers, batch.sizes, batch.originals)
+
+    def propose(self, maps: Sequence[Tensor], batch: Batch, logits: Tensor, deltas: Tensor) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals from what the body says of every anchor, and no losses."""
+        rpn = self.detector.rpn
+        grids = grids_of(maps[: len(self.config.rpn.anchor_sizes)])
+        levels = tuple(height * width * rpn.anchors.per_cell for height, width in grids)
+        canvas = (int(batch.pixels.shape[-2]), int(batch.pixels.shape[-1]))
+        scored = Scored(logits, deltas, rpn.anchors(grids, canvas, logits.device), levels)
+        return rpn.propose(scored, torch.tensor(batch.sizes, dtype=torch.float32)), {}
+
+    def finish(self, raw: Raw) -> list[Detections]:
+        """Decode, suppress, and go back to the pixels of each image as given."""
+        return self.detector.finish(raw)
+
+    def weights_hash(self) -> str:
+        """Of its graphs."""
+        return self.graphs.weights_hash()
+
+    def eval(self) -> DeployedTwoStage:
+        """Itself: it is never in training."""
+        return self
+
+    def forward(self, *_: Any) -> dict[str, Tensor]:
+        """Unavailable: an exported network has no gradients."""
+        raise Unavailable(NO_TRAINING)
+
+
+def grids_of(maps: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each map."""
+    return tuple((int(x.shape[-2]), int(x.shape[-1])) for x in maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.types import Unavailable
-from implementations.adapters.graphs import Deployed, Runner, export
+from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -31,8 +32,6 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     return run
 
 
-def in_openvino(detector: Any, folder: Path, *, threads: int = 1) -> Deployed:
+def in_openvino(detector: Any, folder: Path, *, threads: int = 1) -> DeployedDense | DeployedTwoStage:
     """The detector, exported into a folder and run from there."""
-    files = export(detector, folder)
-    runners = [runner(path, threads=threads) for path in files]
-    return Deployed(detector, runners[0], runners[1] if len(runners) > 1 else None, files)
+    return deployed(detector, folder, partial(runner, threads=threads))

@@ -35,12 +35,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.spec import PRETRAINED
-from bench.types import Detections, UserError
+from bench.types import Detections, Unavailable, UserError
 from implementations.baselines.faster_rcnn import faster_rcnn_c4, faster_rcnn_fpn
 from implementations.baselines.retinanet import RetinaNet, retinanet
 from implementations.layers.backbones import Bottleneck, freeze, load_backbone, normed
@@ -143,7 +144,12 @@ class ScaledLayer4(nn.Module):
         self.layer4, self.predictor = head.layer4, head.predictor
 
     def forward(self, features: Tensor, labels: Tensor | None = None, members: Tensor | None = None) -> HeadOutput:  # noqa: ARG002 - as heads are called
-        """(R, C, S, S) -> scores and offsets. `members` (R,): the image of each region; None: each is one by itself."""
+        """(R, C, S, S) -> scores and offsets. `members` (R,): the image of each region; None: each is one by itself.
+
+        Unavailable for a graph of the head alone, where regions share a scale.
+        """
+        if members is None and torch.jit.is_tracing():
+            raise Unavailable("GSL's head shares a scale between the regions of an image, which a graph of region features cannot know; export FD")
         for block in self.layer4:
             features = block(features, members)
         output: HeadOutput = self.predictor(features.mean((2, 3)))
