@@ -125,7 +125,7 @@ class Case:
         return Verdict("reproduced" if met else "deviates", computed[0], reason)
 
     def never_above(self, pairs: Pairs, measures: Sequence[str]) -> Verdict:
-        """No row costs more than its reference by any of the measures; the measured number is the largest extra in per cent, negative for a saving."""
+        """No row costs more than its reference by any of the measures; measured: the largest extra in per cent, negative for a saving."""
         extra = {}
         for row, reference in pairs:
             for measure in measures:

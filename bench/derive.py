@@ -20,15 +20,15 @@ BATCH = 8
 Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def measured(steps: Sequence[Derive], detector: Any, fabric: Fabric, *, opened: Callable[[str], Split], seed: int, limit: int) -> Measured:
-    """The numbers of each step on each of its splits; `limit`: images at most. The detector is left in eval mode."""
+def measured(steps: Sequence[Derive], detector: Any, fabric: Fabric, *, opened: Callable[[str], Split], seed: int) -> Measured:
+    """The numbers of each step on each of its splits. The detector is left in eval mode."""
     detector.eval()
     found: dict[str, dict[str, Mapping[str, float]]] = {}
     for step in steps:
         for name in step.splits:
             split = opened(name)
             with fabric.autocast():
-                values = step.measure(detector, _batches(split, min(step.images, limit, len(split)), seed))
+                values = step.measure(detector, _batches(split, min(step.images, len(split)), seed))
             found.setdefault(step.name, {})[name] = values
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -204,14 +203,9 @@ def derive(run: Run, setup: Setup, fabric: Fabric, detector: Any) -> dict[str, f
     steps = [step for step in row.recipe if isinstance(step, Derive)] if row else []
     if not steps:
         return {}
-    found = measured(
-        steps,
-        detector,
-        fabric,
-        opened=lambda name: on_device(open_split(run.data, name), fabric.device),
-        seed=run.seed,
-        limit=SMOKE if run.tier == "smoke" else sys.maxsize,
-    )
+    if run.tier == "smoke":
+        steps = [replace(step, images=min(step.images, SMOKE)) for step in steps]
+    found = measured(steps, detector, fabric, opened=lambda name: on_device(open_split(run.data, name), fabric.device), seed=run.seed)
     keep(found, places.run_folder(run.id))
     return flat(found)
 
@@ -233,8 +227,8 @@ def prepared(run: Run, setup: Setup, classes: int) -> Any:
     inputs = {need.split(".")[1]: path for need, path in given.items() if not need.startswith("pretrain.")}
     body = inputs.pop(row.body, None)
     backbones = [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else [])
-    if row.start == "builder":
-        inputs |= {PRETRAINED: path for path in backbones}
+    if row.start == "builder" and backbones:
+        inputs[PRETRAINED] = backbones[-1]
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
     for path in backbones if row.start == "backbone" else ():
         start_from(detector, path)

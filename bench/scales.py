@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.spec import Backbone, Scale, Schedule, Tier, Xception
 
 # Bottleneck nets with the paper's own order of depths: R101 differs from R50 in its third stage alone, as in ResNet itself. X145 is the small net
-# of Light-Head R-CNN, Table 7: half of its blocks and a quarter of its channels, in eights. R50-POD and R101-POD have a first and a last block in each
-# of conv3, conv4 and conv5, of which POD's Table 3 is; at the paper's scale they are R50 and R101.
+# of Light-Head R-CNN, Table 7: half of its blocks and a quarter of its channels, in eights. R50-POD and R101-POD have a first and a last block in
+# each of conv3, conv4 and conv5, of which POD's Table 3 is; at the paper's scale they are R50 and R101.
 _PROXY_BACKBONES: dict[str, Backbone | Xception] = {
     "R50": Backbone((1, 2, 2, 1), 16),
     "R101": Backbone((1, 2, 4, 1), 16),

@@ -67,9 +67,8 @@ def export(detector: Any, folder: Path, *, size: tuple[int, int] = (128, 160)) -
     detector = detector.eval()
     body = folder / BODY
     outputs = ["logits", "deltas", *(f"map{i}" for i in range(_maps(detector)))]
-    free = {"pixels": {0: "batch", 2: "height", 3: "width"}} | {
-        name: {0: "batch", 1: "anchors"} if name in {"logits", "deltas"} else {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in outputs
-    }
+    free = {"pixels": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch", 1: "anchors"}, "deltas": {0: "batch", 1: "anchors"}}
+    free |= {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in outputs[2:]}
     _write(Body(detector), torch.zeros(2, 3, *size), body, ("pixels", outputs, free))
     if isinstance(detector, RetinaNet):
         return (body,)

@@ -24,7 +24,8 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
-        raise Unavailable(f"onnxruntime cannot run {path.name}: {' '.join(str(error).split())[:200]}; export a row with plain convolutions") from error
+        said = " ".join(str(error).split())[:200]
+        raise Unavailable(f"onnxruntime cannot run {path.name}: {said}; export a row with plain convolutions") from error
     (given,) = (one.name for one in session.get_inputs())
 
     def run(x: Tensor) -> list[Tensor]:

@@ -23,7 +23,8 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     try:
         model = openvino.Core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
-        raise Unavailable(f"OpenVINO cannot run {path.name}: {' '.join(str(error).split())[:200]}; export a row with plain convolutions") from error
+        said = " ".join(str(error).split())[:200]
+        raise Unavailable(f"OpenVINO cannot run {path.name}: {said}; export a row with plain convolutions") from error
 
     def run(x: Tensor) -> list[Tensor]:
         found = model(x.numpy())

@@ -15,8 +15,8 @@ each is a field of `Pod`):
 
 Decided here without an option:
 - alpha * C_out is rounded to the nearest whole number, a half upwards; a part without a channel is an error. 0.95 counts as near an integer.
-- Where one direction is near an integer its dilation is that integer in both parts and alpha is the other direction's fraction; where both are, nothing
-  is split. A scale within 0.05 of 0 is a dilation of 0.
+- Where one direction is near an integer its dilation is that integer in both parts and alpha is the other direction's fraction; where both are,
+  nothing is split. A scale within 0.05 of 0 is a dilation of 0.
 - Nothing keeps a predicted scale positive: neither does the text. An average that is not positive and finite is an error when it is decomposed.
 - "500+ images" are 500 of the training split, drawn by the run's seed, unflipped, at test size; on FD the scales are those of its own seed's GSL run.
 - Positions outside of the map are 0, as with the plain convolution's padding.
@@ -124,13 +124,12 @@ def scaled(detector: nn.Module, make: Replace) -> None:
 
 def blocks_of(detector: nn.Module) -> dict[str, ScaledBottleneck]:
     """The blocks with another convolution by name, in the order of the net."""
-    found = {
+    return {
         f"R{number}{place + 1}": block
         for number, stage in sorted(stages_of(detector), key=lambda pair: pair[0])
         for place, block in enumerate(stage)
         if isinstance(block, ScaledBottleneck)
     }
-    return found
 
 
 # ---- conv5 in the head of a C4 detector, phase one: it is told which image a region is of
