@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench import verdicts
+from bench.published import result_cells
 from bench.spec import Verdict
-from bench.tables import printed_values, where_timed
+from bench.tables import DEVIATION, LEARNT_TOLERANCE, printed_values, where_timed
 
 if TYPE_CHECKING:
     from bench.evidence import Evidence
@@ -128,6 +129,19 @@ class Case:
         reason = f"our settings give {_listed(computed)}" + ("" if met else f"; claimed {_listed(said)}")
         return Verdict("reproduced" if met else "deviates", computed[0], reason)
 
+    def never_above(self, pairs: Pairs, measures: Sequence[str]) -> Verdict:
+        """No row costs more than its reference by any of the measures; measured: the largest extra in per cent, negative for a saving."""
+        extra = {}
+        for row, reference in pairs:
+            for measure in measures:
+                saved = self.saved(row, reference, measure)
+                if saved is None:
+                    return _uncounted(row if self._cost(row, measure) is None else reference)
+                extra[f"{row} {measure}"] = 0.0 - saved
+        most, least = max(extra, key=lambda name: extra[name]), min(extra, key=lambda name: extra[name])
+        said = f"{len(extra)} counts: from {extra[least]:+.2f} % ({least}) to {extra[most]:+.2f} % ({most})"
+        return Verdict("reproduced" if extra[most] <= 0 else "deviates", extra[most], said)
+
     def as_printed(self, index: int, table: str, rows: Sequence[str], measure: str) -> Verdict:
         """Numbers that a sentence repeats from the cells of these rows, in its order."""
         printed = [float(verdicts.printed_number(printed_values(self.evidence, row, measure, table=table)[0].printed)) for row in rows]
@@ -198,7 +212,19 @@ class Case:
 
     def magnitude(self, index: int, row: str, reference: str, measure: str) -> Verdict:
         """The row differs from its reference by what is claimed, in points."""
-        claimed = self.claimed(index)
+        return self._magnitude(row, reference, measure, self.claimed(index))
+
+    def magnitudes(self, index: int, pairs: Pairs, measure: str, *, first: int = 0) -> Verdict:
+        """Each pair differs by its number of a sentence that has several, `first` being the place of the first pair's; the weakest outcome counts."""
+        claimed = self._numbers(index)[first : first + len(pairs)]
+        assert len(claimed) == len(pairs), f"{self.evidence.published.paper}: claim {index} has no number for each of {pairs}"
+        found = [self._magnitude(row, reference, measure, number) for (row, reference), number in zip(pairs, claimed, strict=True)]
+        words = [verdict.outcome for verdict in found]
+        word = min(words, key=lambda each: (each == "reproduced", each != "direction reversed", words.index(each)))
+        reason = "; ".join(f"{row}: {verdict.reason}" for (row, _), verdict in zip(pairs, found, strict=True))
+        return Verdict(word, found[0].measured, reason, found[0].interval)
+
+    def _magnitude(self, row: str, reference: str, measure: str, claimed: float) -> Verdict:
         return self._accuracy(row, reference, measure, claimed, lambda interval: verdicts.magnitude(interval, claimed))
 
     def _accuracy(self, row: str, reference: str, measure: str, claimed: float, rule: Rule) -> Verdict:
@@ -216,6 +242,69 @@ class Case:
         tier = self.evidence.tier(row)
         ours, theirs = self.evidence.mean(row, tier, measure), self.evidence.mean(reference, tier, measure)
         return None if ours is None or theirs is None else ours - theirs
+
+    # ---- what a net learnt and a Derive step measured
+
+    def spread_below(self, index: int, table: str, rows: Sequence[str]) -> Verdict:
+        """Standard deviations are below so many per cent of their means: by the table's own cells, and by our runs of these rows."""
+        limit = self.claimed(index)
+        cells = [cell for cell in result_cells(self.evidence.published) if cell.table == table and isinstance(cell.value, tuple)]
+        printed = {f"{cell.column} ({cell.row})": _spread(*cell.value) for cell in cells if isinstance(cell.value, tuple)}
+        above = [f"{name} {spread:.2f} %" for name, spread in printed.items() if spread >= limit]
+        ours = {name: spread for row in rows for name, spread in self._spreads(row).items()}
+        largest = max(ours, key=lambda name: ours[name], default="")
+        said = f"; learnt here: at most {ours[largest]:.2f} % ({largest})" if ours else "; no run of ours learnt scales yet"
+        measured = ours[largest] if ours else None
+        if above:
+            return Verdict("contradicted by its own table", measured, f"Table {table.removeprefix('T')} prints {', '.join(above)}{said}")
+        met = measured is not None and measured < limit
+        return Verdict("not attempted" if measured is None else "reproduced" if met else "deviates", measured, f"its table agrees{said}")
+
+    def _spreads(self, row: str) -> dict[str, float]:
+        """Per cent, by block and direction, of what a row's first run learnt."""
+        runs = self.evidence.runs(row, self.evidence.tier(row))
+        values = runs[0].values if runs else {}
+        names = [name for name in values if name.startswith("R") and f"{DEVIATION}{name}" in values]
+        return {f"{row} {name}": _spread(values[name], values[f"{DEVIATION}{name}"]) for name in names}
+
+    def learnt(self, index: int, table: str, row: str, measures: Sequence[str]) -> Verdict:
+        """Numbers that a net learnt, in the sentence's order; only the paper's own scale can bear them out."""
+        printed = tuple(float(verdicts.printed_number(printed_values(self.evidence, row, measure, table=table)[0].printed)) for measure in measures)
+        tier = self.evidence.tier(row)
+        ours = [self.evidence.mean(row, tier, measure) for measure in measures]
+        known = [value for value in ours if value is not None]
+        agrees = f"Table {table.removeprefix('T')} prints {_listed(printed)}"
+        if printed != self._numbers(index):
+            return Verdict("contradicted by its own table", known[0] if known else None, agrees)
+        if len(known) < len(measures):
+            return Verdict("not attempted", None, f"{agrees}; {row} has no run that learnt it yet")
+        here = f"learnt here at the {tier} tier: {_listed([round(value, 2) for value in known])}"
+        if tier != "paper":
+            return Verdict("undecided", known[0], f"{agrees}; {here}; another net on other data may learn another")
+        words = [verdicts.digits(f"{said:g}", value, tolerance=LEARNT_TOLERANCE)[0] for said, value in zip(printed, known, strict=True)]
+        return Verdict("reproduced" if set(words) == {"reproduced"} else "deviates", known[0], f"{agrees}; {here}")
+
+    def learnt_below(self, index: int, table: str, rows: Sequence[str], measures: Sequence[str]) -> Verdict:
+        """All of these rows' learnt numbers are below the sentence's, in the table and in our runs; the measured number is our largest."""
+        limit = self.claimed(index)
+        cells = [cell for row in rows for measure in measures for cell in printed_values(self.evidence, row, measure, table=table)]
+        above = [f"{cell.column} ({cell.row}) {cell.printed}" for cell in cells if verdicts.printed_number(cell.printed) >= limit]
+        if above:
+            return Verdict("contradicted by its own table", None, f"Table {table.removeprefix('T')} prints {', '.join(above)}")
+        ours: dict[str, float] = {}
+        for row in rows:
+            for measure in measures:
+                value = self.evidence.mean(row, self.evidence.tier(row), measure)
+                if value is None:
+                    return Verdict("not attempted", None, f"the {len(cells)} printed cells are below; {row} has no run that learnt {measure} yet")
+                ours[f"{row} {measure}"] = value
+        over = [f"{name} {value:.2f}" for name, value in ours.items() if value >= limit]
+        said = f"learnt here not below: {', '.join(over)}" if over else f"all {len(ours)} learnt here are below"
+        return Verdict("deviates" if over else "reproduced", max(ours.values()), f"the {len(cells)} printed cells are below; {said}")
+
+    def note(self, index: int) -> str:
+        """What published.json remarks on a sentence."""
+        return self.evidence.published.claims[index].note
 
     def _cost(self, row: str, measure: str) -> float | None:
         record = self.evidence.cost(row)
@@ -239,6 +328,11 @@ def _times_as_fast(record: Record, part: str) -> tuple[float, tuple[float, float
     """How many times as fast as the row beside it, with the interval: the record holds ratios of times."""
     value, low, high = (1 / record.values[f"{part}_ratio{end}"] for end in ("", "_high", "_low"))
     return value, (low, high)
+
+
+def _spread(mean: float, deviation: float) -> float:
+    """A standard deviation as per cent of its mean."""
+    return 100 * deviation / abs(mean)
 
 
 def _listed(numbers: Sequence[float]) -> str:

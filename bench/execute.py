@@ -23,6 +23,7 @@ from bench import machine, places
 from bench.assemble import build_classifier, build_detector, continue_body, open_fabric, start_from
 from bench.checkpoints import Progress as Learnt
 from bench.datasets import open_split
+from bench.derive import DERIVED, flat, keep, measured
 from bench.devices import on_device
 from bench.digest import plain
 from bench.meters.params import count_params
@@ -35,7 +36,7 @@ from bench.progress import Progress
 from bench.records import Record, read_record, write_atomically, write_record
 from bench.scales import SCALES
 from bench.schedule import draw_seed
-from bench.spec import Backbone, Paper, Schedule
+from bench.spec import PRETRAINED, Backbone, Derive, Paper, Schedule
 from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
 from bench.types import GroundTruth, Split, Unavailable, UserError
 
@@ -94,7 +95,7 @@ def _begin(run: Run) -> Path:
     folder = places.run_folder(run.id)
     begun = folder / BEGUN
     if not begun.exists() or begun.read_text() != run.digest:
-        for name in (RECORD, CHECKPOINT, CONSTANT, WEIGHTS, PREDICTIONS):
+        for name in (RECORD, CHECKPOINT, CONSTANT, WEIGHTS, PREDICTIONS, DERIVED):
             (folder / name).unlink(missing_ok=True)
         write_atomically(begun, run.digest.encode())
     return folder
@@ -191,8 +192,24 @@ def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
     samples["detections"] = detections_hash(fabric, detector, watched)
     found = predict(fabric, detector, testing, images=limit, on_images=setup.progress.phase("testing"))
     values = score_all(write_predictions(places.run_folder(run.id) / PREDICTIONS, found), _first(testing.ground_truth(), limit))
+    derived = derive(run, setup, fabric, detector)
+    if derived:
+        values, samples["derived"] = dict(values) | derived, derived
     context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None)), **_head(detector)}
     return replace(blank, values=values, samples=samples, context=context)
+
+
+def derive(run: Run, setup: Setup, fabric: Fabric, detector: Any) -> dict[str, float]:
+    """Do the row's Derive steps, keep what they measure, and give it for the record; empty for a row without such a step."""
+    row = row_of(setup.papers, run)
+    steps = [step for step in row.recipe if isinstance(step, Derive)] if row else []
+    if not steps:
+        return {}
+    if run.tier == "smoke":
+        steps = [replace(step, images=min(step.images, SMOKE)) for step in steps]
+    found = measured(steps, detector, fabric, opened=lambda name: on_device(open_split(run.data, name), fabric.device), seed=run.seed)
+    keep(found, places.run_folder(run.id))
+    return flat(found)
 
 
 def _head(detector: Any) -> dict[str, float]:
@@ -211,8 +228,11 @@ def prepared(run: Run, setup: Setup, classes: int) -> Any:
             raise UserError(f"{path}: missing, but {run.id} starts from it; next: leandet run {need}")
     inputs = {need.split(".")[1]: path for need, path in given.items() if not need.startswith("pretrain.")}
     body = inputs.pop(row.body, None)
+    backbones = [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else [])
+    if row.start == "builder" and backbones:
+        inputs[PRETRAINED] = backbones[-1]
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
-    for path in [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else []):
+    for path in backbones if row.start == "backbone" else ():
         start_from(detector, path)
     if body is not None:
         continue_body(detector, body)

@@ -14,7 +14,7 @@ from bench.datasets import DATASETS
 from bench.datasets.source import Data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
-from bench.spec import Backbone, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
+from bench.spec import Backbone, Derive, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
 from bench.types import UserError
 
 RunKind = Literal["pretrain", "train", "transform", "plateau"]
@@ -166,7 +166,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     row = paper.row(canonical(paper, row.key, choice.tier))
     needed = [run for key in row.needs for run in _with_needs(paper, paper.row(key), seed, choice) if run.kind != "plateau"]
     trains = any(isinstance(step, Train) for step in row.recipe)
-    start = _start(paper, row, choice) if trains else ()
+    start = _start(paper, row, choice) if trains and row.start != "needs" else ()
     yield from (*needed, *start)
     direct = {run_id(paper.key, canonical(paper, key, choice.tier), seed, choice) for key in row.needs}
     inputs = [run for run in needed if run.id in direct] + list(start[-1:])
@@ -217,13 +217,15 @@ def _digest(run: Run, row: Row, inputs: Iterable[Run], init: Path | None) -> str
         "inputs": {given.id: given.digest for given in inputs},
         "init": file_hash(init) if init else "",
     }
-    return digest(settings | _data(run.data), _closure(source_of(run.data, row)))
+    started = {} if row.start == "backbone" else {"start": row.start}
+    return digest(settings | started | _data(run.data), _closure(source_of(run.data, row)))
 
 
 def source_of(data: Data, row: Row) -> tuple[Place, ...]:
     """Where the source begins that a run of this row on this data rests on."""
     bodies = (BODY,) if row.body else ()
-    return (*ENTRY, *BACKBONES, *bodies, *places_of(callables([DATASETS[data.kind], row.build, row.arguments])))
+    derived = [step.measure for step in row.recipe if isinstance(step, Derive)]
+    return (*ENTRY, *BACKBONES, *bodies, *places_of(callables([DATASETS[data.kind], row.build, row.arguments, *derived])))
 
 
 def _relevant(scale: Scale, row: Row) -> Scale:

@@ -90,11 +90,12 @@ def _by_present_metrics(stored: Stored) -> Stored:
 
 
 def rescore(stored: Stored) -> Record:
-    """The record with its numbers computed anew from its stored predictions."""
+    """The record with its numbers computed anew from its stored predictions; what a Derive step measured stays as it was."""
     from bench.datasets import open_split, parse_data
     from bench.metrics import score_all
     from bench.metrics.store import read_predictions
 
     assert stored.predictions is not None, f"{stored.record.id} has no predictions"
     truth = open_split(parse_data(str(stored.record.context["data"])), "test").ground_truth()
-    return replace(stored.record, values=score_all(read_predictions(stored.predictions), truth))
+    derived = dict(stored.record.samples.get("derived", {}))
+    return replace(stored.record, values=score_all(read_predictions(stored.predictions), truth) | derived)

@@ -5,20 +5,35 @@ from __future__ import annotations
 from bench.spec import Backbone, Scale, Schedule, Tier, Xception
 
 # Bottleneck nets with the paper's own order of depths: R101 differs from R50 in its third stage alone, as in ResNet itself. X145 is the small net
-# of Light-Head R-CNN, Table 7: half of its blocks and a quarter of its channels, in eights.
+# of Light-Head R-CNN, Table 7: half of its blocks and a quarter of its channels, in eights. R50-POD and R101-POD have a first and a last block in
+# each of conv3, conv4 and conv5, of which POD's Table 3 is; at the paper's scale they are R50 and R101.
 _PROXY_BACKBONES: dict[str, Backbone | Xception] = {
     "R50": Backbone((1, 2, 2, 1), 16),
     "R101": Backbone((1, 2, 4, 1), 16),
     "X145": Xception((8, 40, 72, 144), (2, 4, 2)),
+    "R50-POD": Backbone((1, 2, 2, 2), 16),
+    "R101-POD": Backbone((1, 2, 4, 2), 16),
 }
-_PAPER_BACKBONES: dict[str, Backbone | Xception] = {"R50": Backbone((3, 4, 6, 3), 64), "R101": Backbone((3, 4, 23, 3), 64), "X145": Xception()}
+_PAPER_BACKBONES: dict[str, Backbone | Xception] = {
+    "R50": Backbone((3, 4, 6, 3), 64),
+    "R101": Backbone((3, 4, 23, 3), 64),
+    "X145": Xception(),
+    "R50-POD": Backbone((3, 4, 6, 3), 64),
+    "R101-POD": Backbone((3, 4, 23, 3), 64),
+}
 
 SCALES: dict[Tier, Scale] = {
     "smoke": Scale(
         tier="smoke",
         width=0.25,
         size=0.107,  # 600 px become 64
-        backbones={"R50": Backbone((1, 1, 1, 1), 8), "R101": Backbone((1, 1, 2, 1), 8), "X145": Xception((8, 16, 32, 64), (1, 2, 1))},
+        backbones={
+            "R50": Backbone((1, 1, 1, 1), 8),
+            "R101": Backbone((1, 1, 2, 1), 8),
+            "X145": Xception((8, 16, 32, 64), (1, 2, 1)),
+            "R50-POD": Backbone((1, 2, 2, 2), 8),
+            "R101-POD": Backbone((1, 2, 3, 2), 8),
+        },
         schedule=Schedule(images=64, decay_images=32, epoch_images=32, warmup_images=16, batch=8, rate=1e-3),
         rois=16,
         proposals=(32, 16),

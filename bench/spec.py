@@ -104,6 +104,19 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class Derive:
+    """A step: numbers that the trained detector gives on images, kept as derived.json beside its weights and among the record's values.
+
+    `measure(detector, batches)` is given an iterable of lists of images and gives numbers by name; it is a plain function of the paper's paper.py.
+    """
+
+    name: str
+    measure: Callable[..., Mapping[str, float]]
+    images: int = 500  # drawn from each split at random; all of a split that has fewer
+    splits: tuple[str, ...] = ("train", "val")
+
+
+@dataclass(frozen=True)
 class Effort:
     """How a row learns at the tiers that learn from the embedded data; printed nowhere, so chosen until a plateau is reached."""
 
@@ -114,7 +127,8 @@ class Effort:
 PLAIN = Effort()  # the tier's own schedule, one thread
 
 
-Step = Train | Transform
+Step = Train | Transform | Derive
+Start = Literal["backbone", "builder", "needs"]
 Recipe = tuple[Step, ...]
 
 
@@ -127,6 +141,8 @@ class Request:
     classes: int  # of the data at hand, background not counted
     inputs: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))  # row key -> safetensors of the run it needs
 
+
+PRETRAINED = "pretrained"  # the key in Request.inputs of the pretrained backbone's weights, for a row whose builder puts them in
 
 Builder = Callable[..., Any]  # (request: Request, **arguments) -> Trainable
 
@@ -142,6 +158,9 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
     needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
+    # who puts the first weights in: the harness those of the pretrained backbone; the builder, out of request.inputs[PRETRAINED]; or the builder,
+    # out of the rows that it needs, so that no pretrained backbone is asked for
+    start: Start = "backbone"
     body: str = ""  # key of the row whose trained detector, its second stage left out, this one starts from
     body_at: tuple[Tier, ...] = ("smoke", "proxy", "real")  # the tiers where it does; at the others it starts from the pretrained backbone
     reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
@@ -171,6 +190,12 @@ class Table:
     id: str  # "T3", as in published.json
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
+    endings: tuple[str, ...] = ()  # for each printed row what its columns' measures end with, where several are of one row of ours
+
+    def measure(self, row: int, column: int) -> str:
+        """What is measured in the cell at these places; empty for a column that states a setting."""
+        measure = self.columns[column].measure
+        return measure + self.endings[row] if measure and self.endings else measure
 
 
 @dataclass(frozen=True)

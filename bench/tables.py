@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench import verdicts
+from bench.evidence import JUDGED_TIERS
 from bench.published import labels, result_cells
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _F
     if paper is None:
         return "", _Finding("not attempted", "not built yet")
     table = next(table for table in paper.tables if table.id == cell.table)
-    row, column = paper.row(table.rows[cell.at[0]]), table.columns[cell.at[1]]
+    row, column = paper.row(table.rows[cell.at[0]]), replace(table.columns[cell.at[1]], measure=table.measure(*cell.at))
     question = _Question(cell, row, column, evidence)
     if row.quoted:
         return row.key, _Finding("quoted", row.quoted)
@@ -236,7 +237,7 @@ def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "
         for ours in evidence.paper.tables
         for i, key in enumerate(ours.rows)
         for j, column in enumerate(ours.columns)
-        if key == row and column.measure == measure and not column.unattempted and table in {"", ours.id}
+        if key == row and ours.measure(i, j) == measure and not column.unattempted and table in {"", ours.id}
     }
     return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
 
@@ -249,7 +250,35 @@ def printed_difference(evidence: Evidence, row: str, reference: str, measure: st
     return float(verdicts.printed_number(ours[0].printed) - verdicts.printed_number(others[0].printed))
 
 
-JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency}
+# ---- what a run learnt and a Derive step measured
+
+
+def _learnt(question: _Question) -> _Finding:
+    """A number that a net learnt (POD's scales): another net on other data may learn another, so only the paper's own scale can bear it out."""
+    evidence, row, measure = question.evidence, question.row.key, question.column.measure
+    tier = evidence.tier(row)
+    runs = evidence.runs(row, tier)
+    if not runs:
+        attempts = evidence.attempts(row, tier)
+        said = f"{attempts[0].status}: {attempts[0].reason}" if attempts else f"no run at the {tier or JUDGED_TIERS[-1]} tier yet"
+        return _Finding("not attempted", f"{row}: {said}", tier=tier)
+    measured = evidence.mean(row, tier, measure)
+    if measured is None:
+        return _Finding("not attempted", f"{row}'s net has no block that {measure} is of", tier=tier)
+    old = next((record for record in runs if evidence.stale(record)), None)
+    if old is not None:
+        return _Finding("stale", f"{old.id} was made by other code; run or attest it again", measured, None, tier)
+    deviation = evidence.mean(row, tier, f"{DEVIATION}{measure}")
+    spread = f"standard deviation over images {deviation:.3f}" if deviation is not None else "no standard deviation was kept"
+    if tier != "paper":
+        return _Finding("undecided", f"{spread}; a value of its own says something at the paper's scale alone", measured, None, tier)
+    word, reason = verdicts.digits(question.cell.printed, measured, tolerance=LEARNT_TOLERANCE)
+    return _Finding(word, f"{reason}; {spread}", measured, None, tier)
+
+
+JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency, "other": _learnt}
+DEVIATION = "std_"  # before a measure: its standard deviation
+LEARNT_TOLERANCE = 0.05  # two trainings of one net differ by more than the printed digits
 
 
 def check_table(paper: Paper, published: Published) -> None:

@@ -7,22 +7,28 @@ import torch
 from safetensors.torch import save_file
 
 from bench.catalogue import built
+from bench.derive import keep
 from bench.scales import SCALES
-from bench.spec import Request, Train
+from bench.spec import Derive, Request, Train
 from bench.types import Detector, Target, Trainable, detect
 
 ROWS = [(paper, row) for paper in built().values() for row in paper.rows if row.build is not None and row.recipe]
 IDS = [f"{paper.key}.{row.key}" for paper, row in ROWS]
 CLASSES = 4
+HEADS = ("regions", "head")  # what the second stage, or a one-stage detector's predictions, are called
 
 
 def build(paper, row, tier, classes, folder):
-    """The row's detector; what it starts from is made here with random weights."""
+    """The row's detector; what it starts from is made here with random weights, and what those runs derive is derived from two images."""
     inputs = {}
     for key in row.needs:
         needed = build(paper, paper.row(key), tier, classes, folder)
         save_file({name: tensor.contiguous() for name, tensor in needed.state_dict().items()}, folder / f"{key}.safetensors")
         inputs[key] = folder / f"{key}.safetensors"
+        steps = [step for step in paper.row(key).recipe if isinstance(step, Derive)]
+        if steps:
+            values = {step.name: {name: step.measure(needed.eval(), [photographs((64, 64), (64, 64))]) for name in step.splits} for step in steps}
+            keep(values, folder)
     torch.manual_seed(0)
     return row.build(Request(row.setting, SCALES[tier], classes, inputs), **row.arguments)
 
@@ -125,7 +131,7 @@ def test_one_step_at_paper_scale(place, tmp_path):
     losses = detector.train()(images, [objects])
     total = sum(losses.values())
     total.backward()
-    before = {name: p.detach().clone() for name, p in detector.named_parameters() if p.requires_grad and name.startswith("regions")}
+    before = {name: p.detach().clone() for name, p in detector.named_parameters() if p.requires_grad and name.startswith(HEADS)}
     optimizer.step()
     assert torch.isfinite(total)
     assert any(not torch.equal(before[name], p) for name, p in detector.named_parameters() if name in before)

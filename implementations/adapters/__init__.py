@@ -1,0 +1,1 @@
+"""Detectors of other frameworks and runtimes behind our interface; each imports its framework inside one function."""

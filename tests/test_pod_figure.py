@@ -1,0 +1,45 @@
+"""Figure 6 from what GSL runs leave behind."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+
+from bench.derive import keep
+from bench.types import UserError
+from implementations.pod.figure_6 import blocks_in, draw, read_runs
+
+C4 = {"R31_h": 0.9, "std_R31_h": 0.01, "R31_w": 0.95, "std_R31_w": 0.02, "R410_h": 3.0, "R410_w": 2.0, "R42_h": 1.5, "R42_w": 1.6}
+C4 |= {"conv3_first_h": 0.9}  # a block under its other name: drawn once
+FPN = {"R31_h": 0.8, "R31_w": 0.7, "R51_h": 1.2, "R51_w": 1.1}
+
+
+def test_blocks_stand_in_the_order_of_the_net():
+    assert blocks_in({"c4": C4, "fpn": FPN}) == ["R31", "R42", "R410", "R51"]
+
+
+def test_every_run_and_direction_is_drawn_with_its_numbers(tmp_path, monkeypatch):
+    kept = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **more: (kept.append(self), save(self, *given, **more))[1])
+    for name, averages in (("a", C4), ("b", FPN)):
+        (tmp_path / name).mkdir()
+        keep({"scales": {"train": averages}}, tmp_path / name)
+    runs = read_runs({"Faster R-CNN": tmp_path / "a", "RetinaNet": tmp_path / "b"})
+    assert draw(runs, tmp_path / "scales.png") == ["R31", "R42", "R410", "R51"]
+    assert (tmp_path / "scales.png").stat().st_size > 5000
+    (axes,) = kept[0].axes
+    assert axes.get_legend_handles_labels()[1] == ["Faster R-CNN, h", "Faster R-CNN, w", "RetinaNet, h", "RetinaNet, w"]
+    lines = [container.lines[0] for container in axes.containers]
+    assert [list(line.get_xdata()) for line in lines] == [[0, 1, 2], [0, 1, 2], [0, 3], [0, 3]]
+    assert [list(line.get_ydata()) for line in lines] == [[0.9, 1.5, 3.0], [0.95, 1.6, 2.0], [0.8, 1.2], [0.7, 1.1]]
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path):
+    with pytest.raises(UserError, match=r"derived.json: missing; allowed: folders of finished GSL runs"):
+        read_runs({"a": tmp_path})
+    keep({"scales": {"train": C4}}, tmp_path)
+    with pytest.raises(UserError, match=r"has no averages of 'test'; allowed: train"):
+        read_runs({"a": tmp_path}, "test")
+    with pytest.raises(UserError, match="no averaged scales were given"):
+        draw({"a": {}}, tmp_path / "x.png")
