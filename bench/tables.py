@@ -73,7 +73,8 @@ def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _F
     if paper is None:
         return "", _Finding("not attempted", "not built yet")
     table = next(table for table in paper.tables if table.id == cell.table)
-    row, column = paper.row(table.rows[cell.at[0]]), table.columns[cell.at[1]]
+    column = table.columns[cell.at[1]]
+    row = paper.row(answering(table.rows[cell.at[0]], column))
     question = _Question(cell, row, column, evidence)
     if row.quoted:
         return row.key, _Finding("quoted", row.quoted)
@@ -226,6 +227,11 @@ def _where(record: Record) -> str:
     return f"on {about['machine']['name']}, {about['device']}, {about['precision']}, {rois}"
 
 
+def answering(key: str, column: Column) -> str:
+    """The row that answers a column where the table has the row `key`."""
+    return column.stands_in.get(key, key)
+
+
 def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
     """The printed cells that our row and measure answer, in one table or (empty) in all; columns of other data (test-dev) are left out."""
     if evidence.paper is None:
@@ -235,7 +241,7 @@ def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "
         for ours in evidence.paper.tables
         for i, key in enumerate(ours.rows)
         for j, column in enumerate(ours.columns)
-        if key == row and column.measure == measure and not column.unattempted and table in {"", ours.id}
+        if answering(key, column) == row and column.measure == measure and not column.unattempted and table in {"", ours.id}
     }
     return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
 
@@ -258,4 +264,5 @@ def check_table(paper: Paper, published: Published) -> None:
         printed = published.table(table.id)
         assert len(table.rows) == len(labels(printed)), f"{paper.key} {table.id}: {len(table.rows)} rows of {len(printed.rows)}"
         assert len(table.columns) == len(printed.columns), f"{paper.key} {table.id}: {len(table.columns)} columns of {len(printed.columns)}"
-        assert set(table.rows) <= keys, f"{paper.key} {table.id}: unknown rows {set(table.rows) - keys}"
+        asked = {answering(key, column) for key in table.rows for column in table.columns} | set(table.rows)
+        assert asked <= keys, f"{paper.key} {table.id}: unknown rows {asked - keys}"
