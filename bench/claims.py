@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -174,6 +174,31 @@ class Case:
         """The row differs from its reference by what is claimed, in points."""
         claimed = self.claimed(index)
         return self._accuracy(row, reference, measure, claimed, lambda interval: verdicts.magnitude(interval, claimed))
+
+    def magnitudes(self, index: int, pairs: Mapping[int, tuple[str, str]], measure: str) -> Verdict:
+        """Several differences of one sentence: place among its numbers -> row and reference. As good as the worst of them, the last one's number."""
+        said = self._numbers(index)
+        found: dict[str, Verdict] = {}
+        for place, (row, reference) in pairs.items():
+            claimed = said[place]
+            found[f"{row} to {reference}"] = self._accuracy(row, reference, measure, claimed, lambda interval, by=claimed: verdicts.magnitude(interval, by))  # type: ignore[misc]
+        worst = min(found.values(), key=lambda verdict: verdicts.WORST_FIRST.index(verdicts.word_of(verdict.outcome)))
+        last = list(found.values())[-1]
+        reason = "; ".join(f"{name}: {verdict.outcome}, {verdict.reason}" for name, verdict in found.items())
+        return Verdict(worst.outcome, last.measured, reason, last.interval)
+
+    # ---- time
+
+    def frames_as_printed(self, index: int, table: str, *, timed: str, row: str) -> Verdict:
+        """Frames a second and AP of a sentence, from the printed milliseconds of the timed row and the printed AP of the trained one."""
+        milliseconds, ap = (
+            float(verdicts.printed_number(printed_values(self.evidence, key, measure, table=table)[0].printed))
+            for key, measure in ((timed, "latency_ms"), (row, "ap"))
+        )
+        frames, said = 1000 / milliseconds, self._numbers(index)
+        met = verdicts.digits(f"{said[0]:g}", frames)[0] == "reproduced" and ap == said[1]
+        reason = f"Table {table.removeprefix('T')} prints {milliseconds:g} ms, {frames:.1f} a second, and {ap:g} AP"
+        return Verdict("reproduced" if met else "contradicted by its own table", None, reason)
 
     def _accuracy(self, row: str, reference: str, measure: str, claimed: float, rule: Rule) -> Verdict:
         found = self.evidence.difference(row, reference, measure)
