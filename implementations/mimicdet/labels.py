@@ -8,11 +8,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from implementations.layers.boxes import area
+from implementations.layers.boxes import area, large_enough
 from implementations.layers.matching import Matches
 from implementations.layers.targets import Truth
 
 GridSizes = tuple[tuple[int, int], ...]
+LEAST_SIDE = 1e-3  # px: what no offsets can mean
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,12 @@ def levels_of(scale: Tensor, ranges: Ranges) -> Tensor:
 def assign(anchors: AnchorGrid, truth: Truth, sizes: Tensor, ranges: Ranges) -> Matches:
     """The object that each anchor stands for: of those whose level and positive area hold the anchor, the smallest.
 
-    Anchors whose centre lies in the padding, or in a crowd region and in no positive area, are neither. `sizes` (B, 2) are heights and widths.
+    Anchors whose centre lies in the padding, or in a crowd region and in no positive area, are neither; objects of no extent have none.
+    `sizes` (B, 2) are heights and widths.
     """
+    real = truth.valid & large_enough(truth.boxes, LEAST_SIDE)
     allowed = levels_of(area(truth.boxes).clamp(min=0).sqrt(), ranges)[..., anchors.level]  # (B, G, N)
-    stands = allowed & _holds(truth.boxes, anchors.centres, ranges.central) & truth.valid.unsqueeze(-1)
+    stands = allowed & _holds(truth.boxes, anchors.centres, ranges.central) & real.unsqueeze(-1)
     size = area(truth.boxes).unsqueeze(-1).expand(stands.shape).masked_fill(~stands, torch.inf)
     best, index = size.min(1)
     label = torch.isfinite(best).to(torch.int8)
