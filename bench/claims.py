@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench import verdicts
@@ -180,8 +181,8 @@ class Case:
         said = self._numbers(index)
         found: dict[str, Verdict] = {}
         for place, (row, reference) in pairs.items():
-            claimed = said[place]
-            found[f"{row} to {reference}"] = self._accuracy(row, reference, measure, claimed, lambda interval, by=claimed: verdicts.magnitude(interval, by))  # type: ignore[misc]
+            rule = partial(verdicts.magnitude, claimed=said[place])
+            found[f"{row} to {reference}"] = self._accuracy(row, reference, measure, said[place], rule)
         worst = min(found.values(), key=lambda verdict: verdicts.WORST_FIRST.index(verdicts.word_of(verdict.outcome)))
         last = list(found.values())[-1]
         reason = "; ".join(f"{name}: {verdict.outcome}, {verdict.reason}" for name, verdict in found.items())

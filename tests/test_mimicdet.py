@@ -191,7 +191,9 @@ def coverage(targets, min_px, data_size=(128, 128)):
     anchors = anchor_grid(grids(*canvas), ranges, "cpu")
     met = anchors_count = 0
     for g in range(objects.boxes.shape[1]):  # each object alone: another may not take its only anchor from it
-        alone = Truth(objects.boxes[:, g : g + 1], objects.labels[:, g : g + 1], objects.valid[:, g : g + 1], objects.crowd[:, g : g + 1], objects.seeds)
+        alone = Truth(
+            objects.boxes[:, g : g + 1], objects.labels[:, g : g + 1], objects.valid[:, g : g + 1], objects.crowd[:, g : g + 1], objects.seeds
+        )
         found = (assign(anchors, alone, torch.tensor([inside] * len(targets)), ranges).label == 1).sum(1)
         met, anchors_count = met + int((found > 0).sum()), anchors_count + int(found.sum())
     return met / int(objects.valid.sum()), anchors_count / int(objects.valid.sum())

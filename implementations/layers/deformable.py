@@ -1,7 +1,7 @@
 """Deformable convolution (Dai et al., 2017): each tap of the kernel reads the map at its own place, moved by an offset, bilinearly.
 
-On a CPU torchvision's operator walks the map channel by channel, one number at a time. Here each tap is a weighted sum of four rows of the map with its
-channels last, which torch's `embedding_bag` does in vectors and on all threads, and the kernel is one matrix product.
+On a CPU torchvision's operator walks the map channel by channel, one number at a time. Here each tap is a weighted sum of four rows of the map with
+its channels last, which torch's `embedding_bag` does in vectors and on all threads, and the kernel is one matrix product.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def corners(offsets: Tensor, kernel: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The four positions that each tap reads, as places in H * W, and how much of each: offsets (B, H * W, K, 2) as dy dx in cells -> (B, H * W, K, 4).
+    """The four positions that each tap reads, as places in H * W, and how much of each.
 
-    What lies outside the map counts zero, as in torchvision's operator.
+    Offsets (B, H * W, K, 2) as dy dx in cells -> (B, H * W, K, 4) both. What lies outside the map counts zero, as in torchvision's operator.
     """
     height, width = size
     taps = torch.arange(kernel, device=offsets.device) - kernel // 2

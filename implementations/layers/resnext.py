@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implementations.layers.backbones import EXPANSION, Stride, fixed_norm, init_resnet, normed
+from implementations.layers.backbones import EXPANSION, fixed_norm, init_resnet, normed
 
 if TYPE_CHECKING:
     from bench.spec import Backbone

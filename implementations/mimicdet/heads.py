@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -101,7 +102,7 @@ class GuidedAlignment(nn.Module):
     def __init__(self, widths: Widths, kernel: int) -> None:
         super().__init__()
         sizes = (4, *widths.hidden, 2 * kernel * kernel)
-        self.offsets = nn.ModuleList(nn.Linear(before, after) for before, after in zip(sizes, sizes[1:], strict=False))
+        self.offsets = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
         self.conv = DeformableConv(widths.channels, widths.channels, kernel)
         gaussian(self, widths.deviation)
 

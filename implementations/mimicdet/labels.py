@@ -56,7 +56,7 @@ def _centres(grid: tuple[int, int], stride: int) -> Tensor:
 
 
 def levels_of(scale: Tensor, ranges: Ranges) -> Tensor:
-    """On which levels objects of a scale (...) in px are learnt: (..., L) bool. Both ends of a range belong to it; what is outside all goes to an end."""
+    """On which levels objects of a scale (...) in px are learnt: (..., L) bool. Both ends of a range belong to it; what is outside goes to an end."""
     low, high = (torch.tensor([side * eta for side in ranges.basic], device=scale.device) for eta in ranges.eta)
     inside = (scale[..., None] >= low) & (scale[..., None] <= high)
     inside[..., 0] |= scale < low[0]

@@ -44,9 +44,9 @@ from implementations.layers.targets import collate
 from implementations.layers.two_stage import Raw, enlarge
 from implementations.mimicdet.heads import SIDE, Alignment, Answer, Mimicked, SHead, TeacherKind, Widths, pool, teacher_head
 from implementations.mimicdet.labels import Ranges
-from implementations.mimicdet.learning import Labelled, Mining, Teach, labelled, mimicking, student_losses, taught, teacher_losses
+from implementations.mimicdet.learning import Mining, Teach, labelled, mimicking, student_losses, taught, teacher_losses
 from implementations.mimicdet.pyramid import StaggeredPyramid
-from implementations.mimicdet.refinement import Adjusted, Refinement, RefinementConfig, Refined
+from implementations.mimicdet.refinement import Adjusted, Refined, Refinement, RefinementConfig
 
 if TYPE_CHECKING:
     from bench.spec import Backbone, Request
@@ -246,7 +246,7 @@ class MimicDet(nn.Module):
     # ---- cost
 
     def parts(self, height: int, width: int) -> tuple[Part, ...]:
-        """The detector taken apart for its cost on an image of exactly that size. What is deployed as a head is the refinement module and the S-head."""
+        """The detector taken apart for its cost on an image of exactly that size. As a head, refinement module and S-head are deployed."""
         strides = (*(4, 8, 16, 32)[4 - len(self.neck.levels) :], 64, 128)
         grids = [tuple(-(-side // stride) for side in (height, width)) for stride in strides]
         channels = self.config.widths.channels
