@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Pairs = Sequence[tuple[str, str]]  # rows and the rows that they are leaner than
 Rule = Callable[[verdicts.Interval], verdicts.Ruling]
+ABOUT = 0.1  # "about half" reaches so far to both sides
 Met = Callable[[float, float], bool]  # (least saving, largest saving)
 
 
@@ -189,6 +190,22 @@ class Case:
         return Verdict(worst.outcome, last.measured, reason, last.interval)
 
     # ---- time
+
+    def training_share(self, index: int, pairs: Sequence[tuple[str, str]]) -> Verdict:
+        """The claimed share of each reference's training time, give or take a tenth, is what the row takes; measured in turns, the largest counts."""
+        claimed, shares = self.claimed(index), {}
+        for row, reference in pairs:
+            record = self.evidence.training(reference)
+            if record is None or record.context["against"] != row:
+                return Verdict("not attempted", None, f"{reference} was not timed in training against {row} yet: leandet pace")
+            if self.evidence.stale(record):
+                return Verdict("stale", None, f"{record.id} was made by other code; time it again")
+            shares[row] = tuple(1 / record.values[f"training_ratio{end}"] for end in ("_high", "", "_low"))
+        reason = "; ".join(f"{row} takes {share:.2f} [{low:.2f}, {high:.2f}]" for row, (low, share, high) in shares.items())
+        met = all(claimed - ABOUT <= low and high <= claimed + ABOUT for low, _, high in shares.values())
+        less = all(high < 1 for _, _, high in shares.values())
+        word = "reproduced" if met else "direction holds" if less else "deviates"
+        return Verdict(word, max(share for _, share, _ in shares.values()), f"claimed {claimed:g}: {reason}")
 
     def frames_as_printed(self, index: int, table: str, *, timed: str, row: str) -> Verdict:
         """Frames a second and AP of a sentence, from the printed milliseconds of the timed row and the printed AP of the trained one."""

@@ -232,6 +232,27 @@ def answering(key: str, column: Column) -> str:
     return column.stands_in.get(key, key)
 
 
+def _training(question: _Question) -> _Finding:
+    """A training time by its ratio to another row of the paper, both taking their steps in turns in one run."""
+    evidence, row, measure = question.evidence, question.row.key, question.column.measure
+    record = evidence.training(row)
+    if record is None:
+        return _Finding(
+            "not attempted", f"{row} was not timed in training yet: leandet pace {question.cell.paper}.{question.row.reference or row} ..."
+        )
+    if evidence.stale(record):
+        return _Finding("stale", f"{record.id} was made by other code; time it again", tier=record.tier)
+    printed = printed_values(evidence, str(record.context["against"]), measure)
+    if "training_ratio" not in record.values or not printed:
+        return _Finding("undecided", "the reference: other rows are judged by their ratio to it", None, None, record.tier)
+    claimed = float(verdicts.printed_number(question.cell.printed) / verdicts.printed_number(printed[0].printed))
+    low, high, value = (record.values[f"training_ratio{end}"] for end in ("_low", "_high", ""))
+    word, reason = verdicts.ratio((low, high), claimed)
+    summed = " and ".join(record.context["summed"])
+    reason = f"{summed} take {value:.2f} times as long as {record.context['against']}, printed {claimed:.2f}; {reason}"
+    return _Finding(word, reason, None, None, record.tier)
+
+
 def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
     """The printed cells that our row and measure answer, in one table or (empty) in all; columns of other data (test-dev) are left out."""
     if evidence.paper is None:
@@ -254,7 +275,7 @@ def printed_difference(evidence: Evidence, row: str, reference: str, measure: st
     return float(verdicts.printed_number(ours[0].printed) - verdicts.printed_number(others[0].printed))
 
 
-JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency}
+JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency, "training-time": _training}
 
 
 def check_table(paper: Paper, published: Published) -> None:
