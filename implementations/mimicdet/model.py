@@ -194,7 +194,8 @@ class MimicDet(nn.Module):
             answer = self.teach(maps, refined)(rois, best.position[best.valid])
             scores, deltas = answer.scores, answer.deltas
         else:
-            found = self.regions.student(*maps, refined.deltas).at(best.position)  # type: ignore[misc]  # checked by Settings
+            found = self.student_answer(maps, refined, best)
+            assert found is not None, "Settings lets no detector answer with a head that is not built"
             scores, deltas = found.scores[best.valid], found.deltas[best.valid]
         return Raw(Answers(rois, scores.softmax(1), deltas, tuple(best.valid.sum(1).tolist())), batch.sizes, batch.originals)
 
@@ -229,7 +230,7 @@ class MimicDet(nn.Module):
         return losses
 
     def student_answer(self, maps: Sequence[Tensor], refined: Refined, adjusted: Adjusted) -> Answer | None:
-        """What the S-head says of the proposals: its 1x1 layers run on their positions only, as no other position is learnt from."""
+        """What dense detection says of these boxes: the S-head's 1x1 layers run on their positions only, as nobody asks for the others."""
         head = self.regions.student
         if head is None:
             return None
