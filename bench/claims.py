@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench import verdicts
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Pairs = Sequence[tuple[str, str]]  # rows and the rows that they are leaner than
 Rule = Callable[[verdicts.Interval], verdicts.Ruling]
+ABOUT = 0.1  # "about half" reaches so far to both sides
 Met = Callable[[float, float], bool]  # (least saving, largest saving)
 
 
@@ -212,20 +214,49 @@ class Case:
 
     def magnitude(self, index: int, row: str, reference: str, measure: str) -> Verdict:
         """The row differs from its reference by what is claimed, in points."""
-        return self._magnitude(row, reference, measure, self.claimed(index))
-
-    def magnitudes(self, index: int, pairs: Pairs, measure: str, *, first: int = 0) -> Verdict:
-        """Each pair differs by its number of a sentence that has several, `first` being the place of the first pair's; the weakest outcome counts."""
-        claimed = self._numbers(index)[first : first + len(pairs)]
-        assert len(claimed) == len(pairs), f"{self.evidence.published.paper}: claim {index} has no number for each of {pairs}"
-        found = [self._magnitude(row, reference, measure, number) for (row, reference), number in zip(pairs, claimed, strict=True)]
-        words = [verdict.outcome for verdict in found]
-        word = min(words, key=lambda each: (each == "reproduced", each != "direction reversed", words.index(each)))
-        reason = "; ".join(f"{row}: {verdict.reason}" for (row, _), verdict in zip(pairs, found, strict=True))
-        return Verdict(word, found[0].measured, reason, found[0].interval)
-
-    def _magnitude(self, row: str, reference: str, measure: str, claimed: float) -> Verdict:
+        claimed = self.claimed(index)
         return self._accuracy(row, reference, measure, claimed, lambda interval: verdicts.magnitude(interval, claimed))
+
+    def magnitudes(self, index: int, pairs: Mapping[int, tuple[str, str]], measure: str) -> Verdict:
+        """Several differences of one sentence: place among its numbers -> row and reference. As good as the worst of them, the last one's number."""
+        said = self._numbers(index)
+        found: dict[str, Verdict] = {}
+        for place, (row, reference) in pairs.items():
+            rule = partial(verdicts.magnitude, claimed=said[place])
+            found[f"{row} to {reference}"] = self._accuracy(row, reference, measure, said[place], rule)
+        worst = min(found.values(), key=lambda verdict: verdicts.WORST_FIRST.index(verdicts.word_of(verdict.outcome)))
+        last = list(found.values())[-1]
+        reason = "; ".join(f"{name}: {verdict.outcome}, {verdict.reason}" for name, verdict in found.items())
+        return Verdict(worst.outcome, last.measured, reason, last.interval)
+
+    # ---- time
+
+    def training_share(self, index: int, pairs: Sequence[tuple[str, str]]) -> Verdict:
+        """The claimed share of each reference's training time, give or take a tenth, is what the row takes; measured in turns, the largest counts."""
+        claimed, shares = self.claimed(index), {}
+        for row, reference in pairs:
+            record = self.evidence.training(reference)
+            if record is None or record.context["against"] != row:
+                return Verdict("not attempted", None, f"{reference} was not timed in training against {row} yet: leandet pace")
+            if self.evidence.stale(record):
+                return Verdict("stale", None, f"{record.id} was made by other code; time it again")
+            shares[row] = tuple(1 / record.values[f"training_ratio{end}"] for end in ("_high", "", "_low"))
+        reason = "; ".join(f"{row} takes {share:.2f} [{low:.2f}, {high:.2f}]" for row, (low, share, high) in shares.items())
+        met = all(claimed - ABOUT <= low and high <= claimed + ABOUT for low, _, high in shares.values())
+        less = all(high < 1 for _, _, high in shares.values())
+        word = "reproduced" if met else "direction holds" if less else "deviates"
+        return Verdict(word, max(share for _, share, _ in shares.values()), f"claimed {claimed:g}: {reason}")
+
+    def frames_as_printed(self, index: int, table: str, *, timed: str, row: str) -> Verdict:
+        """Frames a second and AP of a sentence, from the printed milliseconds of the timed row and the printed AP of the trained one."""
+        milliseconds, ap = (
+            float(verdicts.printed_number(printed_values(self.evidence, key, measure, table=table)[0].printed))
+            for key, measure in ((timed, "latency_ms"), (row, "ap"))
+        )
+        frames, said = 1000 / milliseconds, self._numbers(index)
+        met = verdicts.digits(f"{said[0]:g}", frames)[0] == "reproduced" and ap == said[1]
+        reason = f"Table {table.removeprefix('T')} prints {milliseconds:g} ms, {frames:.1f} a second, and {ap:g} AP"
+        return Verdict("reproduced" if met else "contradicted by its own table", None, reason)
 
     def _accuracy(self, row: str, reference: str, measure: str, claimed: float, rule: Rule) -> Verdict:
         found = self.evidence.difference(row, reference, measure)

@@ -152,6 +152,19 @@ def cost(
             print_costs(records, Console())
 
 
+@app.command()
+def pace(
+    rows: Annotated[list[str], typer.Argument(help="PAPER.ROW, and PAPER.ROW or PAPER.ROW+ROW (both trainings) to compare with it.")],
+    tier: Annotated[str, typer.Option("--tier", help="At which scale rows learn.")] = "proxy",
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 1,
+) -> None:
+    """Training times of rows against the first, taking their steps in turns on the same images. Kept in runs/training/."""
+    from bench.pacing import pace_rows
+
+    for line in pace_rows(rows, tier, threads):
+        say(line)
+
+
 @app.command("time")
 def time_(  # noqa: PLR0913, PLR0917 - a command's options are its words
     rows: Annotated[

@@ -69,6 +69,12 @@ class Evidence:
         ]
         return tuple(sorted(found, key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id)))
 
+    def training(self, row: str) -> Record | None:
+        """How long a row trains against another, measured in turns with it; None where nobody did."""
+        own = (self.published.paper, row)
+        found = [record for record in self.records if record.kind == "training" and record.status == "ok" and (record.paper, record.row) == own]
+        return min(found, key=lambda record: record.id, default=None)
+
     def tier(self, row: str) -> str:
         """The tier at which this row's accuracy is judged; empty if it has no run there."""
         return next((tier for tier in JUDGED_TIERS if self.attempts(row, tier)), "")

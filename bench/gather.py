@@ -46,7 +46,7 @@ def _stored(path: Path) -> Stored:
 
 def standing(stored: Sequence[Stored], *, digests: dict[str, str] | None = None) -> Standing:
     """Every published cell and sentence judged by these records."""
-    known = None if digests is None else digests | _latency_digests(stored)
+    known = None if digests is None else digests | _latency_digests(stored) | _training_digests(stored, digests)
     return judge([each.record for each in stored], differences(stored), known)
 
 
@@ -72,6 +72,13 @@ def _latency_digests(stored: Sequence[Stored]) -> dict[str, str]:
 
     found = {record.id: current_digest(record) for record in timed}
     return {name: known for name, known in found.items() if known}
+
+
+def _training_digests(stored: Sequence[Stored], digests: Mapping[str, str]) -> dict[str, str]:
+    """Record id -> what the run that was timed in training rests on now."""
+    timed = [each.record for each in stored if each.record.kind == "training"]
+    runs = {record.id: f"{record.paper}.{record.row}.{record.tier}.s0" for record in timed}
+    return {name: digests[run] for name, run in runs.items() if run in digests}
 
 
 # ---- paired differences

@@ -9,6 +9,7 @@ from bench.catalogue import find_paper
 from bench.digest import plain
 from bench.plan import Run
 from bench.records import Record, read_record
+from bench.tables import answering
 from bench.types import UserError
 
 HEADLINE = ("ap", "ap50", "voc_ap50", "top1")
@@ -22,7 +23,7 @@ def row_text(name: str) -> str:
     if wanted not in rows:
         raise UserError(f"row {wanted!r}: {key} has no such row; allowed: {', '.join(rows)}")
     row = rows[wanted]
-    tables = [table.id for table in paper.tables if wanted in table.rows]
+    tables = [table.id for table in paper.tables if wanted in {answering(key, column) for key in table.rows for column in table.columns}]
     facts = {
         "row": name,
         "title": row.title,

@@ -181,6 +181,8 @@ class Column:
     measure: str  # "" for a column that states a setting; else a key of Record.values: "params_m", "size_mb", "macs_g", "voc_ap50", "ap"
     tolerance: float = 0.0  # relative; 0: the printed digits, by rounding or truncation
     unattempted: str = ""  # why this column is not attempted at all (test-dev, private data)
+    # key of a table's row -> key of the row that answers this column in its place: the same weights with another head tested, or deployed
+    stands_in: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)

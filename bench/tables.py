@@ -74,7 +74,8 @@ def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _F
     if paper is None:
         return "", _Finding("not attempted", "not built yet")
     table = next(table for table in paper.tables if table.id == cell.table)
-    row, column = paper.row(table.rows[cell.at[0]]), replace(table.columns[cell.at[1]], measure=table.measure(*cell.at))
+    column = replace(table.columns[cell.at[1]], measure=table.measure(*cell.at))
+    row = paper.row(answering(table.rows[cell.at[0]], column))
     question = _Question(cell, row, column, evidence)
     if row.quoted:
         return row.key, _Finding("quoted", row.quoted)
@@ -228,6 +229,32 @@ def where_timed(record: Record) -> str:
     return f"on {about['machine']['name']}, {about['device']}, {about['precision']}, {rois}"
 
 
+def answering(key: str, column: Column) -> str:
+    """The row that answers a column where the table has the row `key`."""
+    return column.stands_in.get(key, key)
+
+
+def _training(question: _Question) -> _Finding:
+    """A training time by its ratio to another row of the paper, both taking their steps in turns in one run."""
+    evidence, row, measure = question.evidence, question.row.key, question.column.measure
+    record = evidence.training(row)
+    if record is None:
+        return _Finding(
+            "not attempted", f"{row} was not timed in training yet: leandet pace {question.cell.paper}.{question.row.reference or row} ..."
+        )
+    if evidence.stale(record):
+        return _Finding("stale", f"{record.id} was made by other code; time it again", tier=record.tier)
+    printed = printed_values(evidence, str(record.context["against"]), measure)
+    if "training_ratio" not in record.values or not printed:
+        return _Finding("undecided", "the reference: other rows are judged by their ratio to it", None, None, record.tier)
+    claimed = float(verdicts.printed_number(question.cell.printed) / verdicts.printed_number(printed[0].printed))
+    low, high, value = (record.values[f"training_ratio{end}"] for end in ("_low", "_high", ""))
+    word, reason = verdicts.ratio((low, high), claimed)
+    summed = " and ".join(record.context["summed"])
+    reason = f"{summed} take {value:.2f} times as long as {record.context['against']}, printed {claimed:.2f}; {reason}"
+    return _Finding(word, reason, None, None, record.tier)
+
+
 def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "") -> tuple[Cell, ...]:
     """The printed cells that our row and measure answer, in one table or (empty) in all; columns of other data (test-dev) are left out."""
     if evidence.paper is None:
@@ -237,7 +264,7 @@ def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "
         for ours in evidence.paper.tables
         for i, key in enumerate(ours.rows)
         for j, column in enumerate(ours.columns)
-        if key == row and ours.measure(i, j) == measure and not column.unattempted and table in {"", ours.id}
+        if answering(key, column) == row and ours.measure(i, j) == measure and not column.unattempted and table in {"", ours.id}
     }
     return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
 
@@ -276,7 +303,7 @@ def _learnt(question: _Question) -> _Finding:
     return _Finding(word, f"{reason}; {spread}", measured, None, tier)
 
 
-JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency, "other": _learnt}
+JUDGES = {"cost": _cost, "accuracy": _accuracy, "latency": _latency, "training-time": _training, "other": _learnt}
 DEVIATION = "std_"  # before a measure: its standard deviation
 LEARNT_TOLERANCE = 0.05  # two trainings of one net differ by more than the printed digits
 
@@ -288,4 +315,5 @@ def check_table(paper: Paper, published: Published) -> None:
         printed = published.table(table.id)
         assert len(table.rows) == len(labels(printed)), f"{paper.key} {table.id}: {len(table.rows)} rows of {len(printed.rows)}"
         assert len(table.columns) == len(printed.columns), f"{paper.key} {table.id}: {len(table.columns)} columns of {len(printed.columns)}"
-        assert set(table.rows) <= keys, f"{paper.key} {table.id}: unknown rows {set(table.rows) - keys}"
+        asked = {answering(key, column) for key in table.rows for column in table.columns} | set(table.rows)
+        assert asked <= keys, f"{paper.key} {table.id}: unknown rows {asked - keys}"

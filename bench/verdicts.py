@@ -20,6 +20,11 @@ Word = Literal[
     "not attempted",
 ]
 WORDS: tuple[Word, ...] = get_args(Word)
+# Of several parts of one sentence the first of these decides: what is missing before what fails before what holds.
+WORST_FIRST: tuple[Word, ...] = (
+    "quoted", "not attempted", "stale", "undertrained", "direction reversed", "contradicted by its own table", "irreproducible", "deviates",
+    "undecided", "direction holds", "reproduced",
+)  # fmt: skip
 EQUAL_AP = 1.0  # two rows are equal where the interval of their difference lies within this many AP points
 
 Interval = tuple[float, float]

@@ -181,11 +181,12 @@ def test_jitter_draws_a_side_for_each_image_from_its_own_seed():
     images = [torch.rand(3, 60, 80) for _ in range(8)]
     none = torch.zeros(0, dtype=torch.bool)
     targets = [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), none, none, seed=seed) for seed in range(8)]
-    batch = jittered(images, targets, (48, 64, 96), 1000)
+    seeds = [target.seed for target in targets]
+    batch = jittered(images, seeds, (48, 64, 96), 1000)
     assert {min(size) for size in batch.sizes} == {48, 64, 96}
-    again = jittered(images[3:4], targets[3:4], (48, 64, 96), 1000)
+    again = jittered(images[3:4], seeds[3:4], (48, 64, 96), 1000)
     assert again.sizes[0] == batch.sizes[3]
-    assert max(max(size) for size in jittered(images, targets, (96,), 100).sizes) <= 100
+    assert max(max(size) for size in jittered(images, seeds, (96,), 100).sizes) <= 100
     detector = small(jitter=(400, 800))
     assert detector.config.jitter == tuple(round(side * SCALES["smoke"].size) for side in (400, 800))
     assert all(torch.isfinite(loss) for loss in detector.train()(images, targets).values())

@@ -182,7 +182,7 @@ class RetinaNet(nn.Module):
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named losses of a batch."""
         config = self.config
-        batch = jittered(images, targets, config.jitter, config.longer) if config.jitter else self.prepare(images)
+        batch = jittered(images, [target.seed for target in targets], config.jitter, config.longer) if config.jitter else self.prepare(images)
         return self.losses(self.network(batch), collate(targets, batch))
 
     def losses(self, said: Dense, truth: Truth) -> dict[str, Tensor]:

@@ -50,16 +50,16 @@ from bench.spec import Xception
 from bench.types import Batch, Detections, Target, UserError
 from implementations.baselines.faster_rcnn import canonical_side
 from implementations.baselines.numbers import LEAST_CHANNELS, enlarged, image_sides, pyramid_rpn, pyramid_width, single_map_rpn
-from implementations.layers import images as image_layer
 from implementations.layers.backbones import EXPANSION, ResNet, Stride, init_resnet, stage
 from implementations.layers.dense_align import take
 from implementations.layers.heads import HeadOutput, HeadShape, Predictor, TwoFC
+from implementations.layers.jitter import jittered
 from implementations.layers.pooling import SAMPLES, PyramidAlign
 from implementations.layers.position_sensitive import PositionAlign, PositionMaps, Reduction, Vote
 from implementations.layers.pyramid import Pyramid
 from implementations.layers.regions import Pool, RegionConfig, RegionStage
 from implementations.layers.rpn import RPN
-from implementations.layers.sampling import PURPOSES, Quota, lots
+from implementations.layers.sampling import Quota
 from implementations.layers.targets import collate
 from implementations.layers.two_stage import DetectorConfig, Raw, TwoStage
 from implementations.layers.xception import XceptionClassifier, XceptionLike
@@ -411,12 +411,7 @@ class LightHeadRCNN(nn.Module):
         scales = self.settings.scales
         if not scales:
             return self.prepare(images)
-        lot = lots([target.seed for target in targets], 1, purpose=PURPOSES - 1, device=torch.device("cpu"))[:, 0]
-        alone = [
-            image_layer.prepare([image], scales[int(chance * len(scales))], self.settings.longest)
-            for image, chance in zip(images, lot.tolist(), strict=True)
-        ]
-        return side_by_side(alone)
+        return jittered(images, [target.seed for target in targets], scales, self.settings.longest)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named losses of a batch."""
@@ -436,14 +431,6 @@ class LightHeadRCNN(nn.Module):
         top = (1, channels, *(-(-side // 2) for side in grids[-1][2:]))
         inputs = {"rpn": (*grids, top), "maps": tuple(grids)}
         return tuple(replace(part, inputs=inputs.get(part.name, part.inputs)) for part in parts)
-
-
-def side_by_side(batches: Sequence[Batch]) -> Batch:
-    """Batches of one image as one batch, padded to the largest."""
-    height, width = (max(batch.pixels.shape[dim] for batch in batches) for dim in (2, 3))
-    padded = [F.pad(batch.pixels, (0, width - batch.pixels.shape[3], 0, height - batch.pixels.shape[2])) for batch in batches]
-    sizes, originals = (tuple(pair for batch in batches for pair in getattr(batch, name)) for name in ("sizes", "originals"))
-    return Batch(torch.cat(padded).contiguous(memory_format=torch.channels_last), sizes, originals)
 
 
 def build_light_head(request: Request, **options: Any) -> TwoStage | LightHeadRCNN:

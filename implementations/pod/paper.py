@@ -207,7 +207,7 @@ def _no_extra(case: Any) -> Verdict:
 
 
 def _figure_1(case: Any) -> Verdict:
-    return case.magnitudes(2, (("c4-r50-fd-wt", "c4-r50-2x"), ("retina-r50-fd-wt", "retina-r50-2x")), "ap")
+    return case.magnitudes(2, {0: ("c4-r50-fd-wt", "c4-r50-2x"), 1: ("retina-r50-fd-wt", "retina-r50-2x")}, "ap")
 
 
 def _twofold_gain(case: Any) -> Verdict:
@@ -223,15 +223,15 @@ def _local_scales(case: Any) -> Verdict:  # noqa: ARG001 - the form of every cla
 
 
 def _fd_c4(case: Any) -> Verdict:
-    return case.magnitudes(6, (("c4-r50-fd", "c4-r50"), ("c4-r101-fd", "c4-r101")), "ap", first=2)
+    return case.magnitudes(6, {2: ("c4-r50-fd", "c4-r50"), 3: ("c4-r101-fd", "c4-r101")}, "ap")
 
 
 def _fd_pyramids(case: Any) -> Verdict:
-    return case.magnitudes(7, (("fpn-r50-fd", "fpn-r50"), ("retina-r50-fd", "retina-r50")), "ap")
+    return case.magnitudes(7, {0: ("fpn-r50-fd", "fpn-r50"), 1: ("retina-r50-fd", "retina-r50")}, "ap")
 
 
 def _transferred(case: Any) -> Verdict:
-    return case.magnitudes(8, (("c4-r50-fd-wt", "c4-r50-2x"), ("retina-r50-fd-wt", "retina-r50-2x")), "ap")
+    return case.magnitudes(8, {0: ("c4-r50-fd-wt", "c4-r50-2x"), 1: ("retina-r50-fd-wt", "retina-r50-2x")}, "ap")
 
 
 def _large(case: Any) -> Verdict:
