@@ -24,7 +24,10 @@ def build(paper, row, tier, classes, folder):
         save_file({name: tensor.contiguous() for name, tensor in needed.state_dict().items()}, folder / f"{key}.safetensors")
         inputs[key] = folder / f"{key}.safetensors"
     torch.manual_seed(0)
-    return row.build(Request(row.setting, SCALES[tier], classes, inputs), **row.arguments)
+    detector = row.build(Request(row.setting, SCALES[tier], classes, inputs), **row.arguments)
+    if hasattr(detector, "compression"):
+        detector.compression.calibrate(detector, photographs((96, 128), (96, 128)))
+    return detector
 
 
 def target(*boxes):

@@ -86,7 +86,7 @@ class _Four(_Tensors):
 
 
 class _Five(_Tensors):
-    def forward(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Any:  # noqa: PLR0913 - the maps of a pyramid
+    def forward(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Any:
         return super().forward(a, b, c, d, e)
 
 

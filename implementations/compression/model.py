@@ -142,7 +142,9 @@ def build_compressed(request: Request, *, source: str, detector: str = "fpn", tu
     chosen = Compression(**plan)
     if tuned:
         if chosen.precision != "float32" or chosen.removed:
-            raise UserError(f"tuned=True with {chosen.precision}, removed={chosen.removed}: allowed: float32 with masks; tune that, then transform it")
+            raise UserError(
+                f"tuned=True with {chosen.precision}, removed={chosen.removed}: allowed: float32 with masks; tune that, then transform it"
+            )
         compress(built, chosen)
         if not next(built.parameters()).is_meta:
             hold_zeros(layers_of(built, chosen.block))
@@ -161,7 +163,9 @@ def load_source(detector: nn.Module, path: Path) -> None:
     own = detector.state_dict()
     wrong = sorted(name for name in own.keys() | stored.keys() if name not in own or name not in stored or own[name].shape != stored[name].shape)
     if wrong:
-        raise UserError(f"{path}: {wrong[0]} is missing, unknown or of another shape; the weights of this very detector are needed; run its row first")
+        raise UserError(
+            f"{path}: {wrong[0]} is missing, unknown or of another shape; the weights of this very detector are needed; run its row first"
+        )
     detector.load_state_dict(stored)
 
 

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from bench.types import UserError
 from implementations.compression.blocks import Layer
@@ -142,31 +141,19 @@ def zeros(layers: Sequence[Layer]) -> int:
 # ---- on the meta device, where there are sizes and no magnitudes
 
 
-class Kept(nn.Module):
-    """A weight of which only so many numbers are left: on the meta device the parameter is these, and the layer still sees its full shape."""
-
-    def __init__(self, shape: torch.Size, count: int) -> None:
-        super().__init__()
-        self.shape, self.count = tuple(shape), count
-
-    def forward(self, kept: Tensor) -> Tensor:
-        """(count,) -> the full shape."""
-        return kept.new_empty(self.shape)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """The full shape -> (count,)."""
-        return weight.new_empty(self.count)
-
-
 def keep_share(layers: Sequence[Layer], sparsity: float) -> int:
-    """Let each weight keep its share, so that parameters and bytes are counted without the zeros; how many are left out, exact for the whole."""
-    total, left_out, before = sum(layer.module.weight.numel() for layer in layers), 0, 0
+    """Let each weight's parameter be its share of what is left, so that parameters and bytes are counted without the zeros.
+
+    The layer still sees the full shape, as its multiply-adds are those of all its weights. How many are left out, exact for the whole.
+    """
+    left_out, before = 0, 0
     for layer in layers:
-        weight = layer.module.weight
+        module, weight = layer.module, layer.module.weight
         before += weight.numel()
         gone = share(sparsity, before) - left_out
         left_out += gone
         if gone:
-            parametrize.register_parametrization(layer.module, "weight", Kept(weight.shape, weight.numel() - gone), unsafe=True)
-    assert left_out == share(sparsity, total)
+            del module.weight
+            module.register_parameter("kept", nn.Parameter(weight.detach().new_empty(weight.numel() - gone)))
+            module.weight = weight.detach()  # type: ignore[assignment]  # a plain attribute: its shape, and no parameter
     return left_out

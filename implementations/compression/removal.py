@@ -99,7 +99,9 @@ def _graph(pruner: Any, detector: nn.Module) -> Any:
     try:
         return pruner.DependencyGraph().build_dependency(_Traced(detector), example_inputs=torch.zeros(1, 3, SIDE, SIDE, device=weight.device))
     except Exception as error:
-        raise Unavailable(f"{LIBRARY} cannot follow this {type(detector).__name__} ({type(error).__name__}: {error}); keep its units masked") from error
+        raise Unavailable(
+            f"{LIBRARY} cannot follow this {type(detector).__name__} ({type(error).__name__}: {error}); keep its units masked"
+        ) from error
     finally:
         for parameter in held:
             parameter.requires_grad_(False)  # noqa: FBT003 - as above
