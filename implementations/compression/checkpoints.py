@@ -4,8 +4,8 @@ Names are mapped explicitly, every tensor is accounted for. What differs beside 
 - torchvision: nothing but the norms' epsilon, which its COCO weights were trained with as 0;
 - detectron2: background is the last class and has no box; images are BGR in 0..255 (put into conv1); its R50 strides in the first 1x1;
 - mmdetection: background is the last class and has no box.
-The two latter pool RoIs with half a pixel less and as many samples as a bin has cells, and do not round anchors: a detection moves by a fraction of a pixel;
-features, proposals' logits and the head's answer to given features are theirs.
+The two latter pool RoIs with half a pixel less and as many samples as a bin has cells, and do not round anchors: a detection moves by a fraction of a
+pixel; features, proposals' logits and the head's answer to given features are theirs.
 """
 
 from __future__ import annotations

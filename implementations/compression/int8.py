@@ -94,7 +94,7 @@ INPUTS: tuple[type[_Tensors], ...] = (_One, _Two, _Three, _Four, _Five)  # a gra
 
 
 class Int8Part(nn.Module):
-    """A part and, once its ranges are known, the same lowered to int8 kernels. Its state is the float32 weights on their 8-bit grid and the ranges."""
+    """A part and, once its ranges are known, the same lowered to int8 kernels. Its state is the weights on their 8-bit grid and the ranges."""
 
     ranges: Tensor  # (activations, 2): scale and zero point; nan until calibrated
 

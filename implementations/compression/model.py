@@ -1,15 +1,15 @@
 """Compressed Object Detection: pruning and 8-bit quantisation of a trained detector, as transforms of any detector of this suite.
 
-Rows start from the weights of another row: load them, prune (pruning.py), optionally take zero units out (removal.py), optionally put weights, or weights
-and activations, on 8 bits (quantisation.py, int8.py). A row that is tuned afterwards keeps its zeros (hold_zeros).
+Rows start from the weights of another row: load them, prune (pruning.py), optionally take zero units out (removal.py), optionally put weights, or
+weights and activations, on 8 bits (quantisation.py, int8.py). A row that is tuned afterwards keeps its zeros (hold_zeros).
 
 What the paper does not say, and what is done here:
 - whether Table 1 pruned weights or units: its rows are weights here, and every column has a row with units as well;
 - whether it was trained on after pruning: one-shot and tuned are both rows;
-- the number of classes: 20, as its 41.4 M parameters need 12 to 29; the proposal network is never pruned, as its three columns have it;
-- what is pruned in a block: weights of convolutions and linear layers; biases and norms stay. "Columns" are the weights of one unit, with its bias and its
-  norm's scale and shift, so that a pruned unit says zero; the units of the last layers are classes and box sides and stay;
-- norms: detectron2 freezes their scale and shift, so they are buffers here and no parameters; its FREEZE_AT holds conv1 and the first stage when tuning;
+- the number of classes: 20, as its 41.4 M parameters need 12 to 29; the proposal network is never pruned, as its three blocks have it;
+- what is pruned in a block: weights of convolutions and linear layers; biases and norms stay. "Columns" are the weights of one unit, with its bias
+  and the scale and shift of its norm, so that a pruned unit says zero; the units of the last layers are classes and box sides and stay;
+- norms: detectron2 freezes scale and shift, so they are buffers here and no parameters; its FREEZE_AT holds conv1 and the first stage when tuning;
 - 8 bits: symmetric, a scale for each unit for weights; for activations minimum and maximum over 64 training images, an unsigned 7-bit range;
 - "weight sharing" of the abstract is described nowhere, and no row of ours pretends to it.
 """
@@ -117,7 +117,7 @@ def compress(detector: Any, plan: Compression) -> Any:
 
 
 def fix_norms(detector: nn.Module) -> None:
-    """Make scale and shift of every batch norm buffers, as detectron2's frozen norms are: they are stored, and neither learn nor count as parameters."""
+    """Make scale and shift of every batch norm buffers, as those of detectron2's frozen norms are: stored, not learnt, not counted."""
     for norm in [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]:
         for name in ("weight", "bias"):
             tensor = norm.get_parameter(name).detach()
@@ -142,9 +142,7 @@ def build_compressed(request: Request, *, source: str, detector: str = "fpn", tu
     chosen = Compression(**plan)
     if tuned:
         if chosen.precision != "float32" or chosen.removed:
-            raise UserError(
-                f"tuned=True with {chosen.precision}, removed={chosen.removed}: allowed: float32 with masks; tune that, then transform it"
-            )
+            raise UserError(f"tuned=True with {chosen.precision}, removed={chosen.removed}: allowed: float32 and masks; transform the tuned row")
         compress(built, chosen)
         if not next(built.parameters()).is_meta:
             hold_zeros(layers_of(built, chosen.block))

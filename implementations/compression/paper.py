@@ -105,7 +105,7 @@ _OTHERS = (*_other("c4", "Faster R-CNN on C4"), *_other("rfcn", "R-FCN"), *_othe
 # ---- the table: for each printed row the key of ours, for each printed column its meaning
 
 PRIVATE = "private data: 1309 instances from East African parks, never published; the shape of the curve is decided at the proxy tier"
-# The paper multiplies counts of blocks that it rounded to a tenth of a million (41.4, 26.8, 14.0); ours are exact and lie within 0.02 MB of its cells.
+# The paper multiplies counts of blocks that it rounded to a tenth of a million; ours are exact and lie within 0.02 MB of what that gives.
 ROUNDED = 2e-4
 TABLES = (
     Table(

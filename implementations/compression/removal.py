@@ -1,7 +1,8 @@
 """Units that are zero are taken out of the network, so that a smaller one results; torch-pruning finds what must shrink together.
 
-Only what no other part of the detector reads is taken out: a channel that goes from the backbone into the pyramid, or from there into both stages, keeps
-its place and stays zero. Units that share their channel with others (by a shortcut, by the path from coarse to fine) go when all of them are zero.
+Only what no other part of the detector reads is taken out: a channel that goes from the backbone into the pyramid, or from there into both
+stages, keeps its place and stays zero. Units that share their channel with others (by a shortcut, by the path from coarse to fine) go when all of
+them are zero.
 """
 
 from __future__ import annotations
@@ -99,9 +100,7 @@ def _graph(pruner: Any, detector: nn.Module) -> Any:
     try:
         return pruner.DependencyGraph().build_dependency(_Traced(detector), example_inputs=torch.zeros(1, 3, SIDE, SIDE, device=weight.device))
     except Exception as error:
-        raise Unavailable(
-            f"{LIBRARY} cannot follow this {type(detector).__name__} ({type(error).__name__}: {error}); keep its units masked"
-        ) from error
+        raise Unavailable(f"{LIBRARY} cannot follow this {type(detector).__name__} ({type(error).__name__}); keep its units masked") from error
     finally:
         for parameter in held:
             parameter.requires_grad_(False)  # noqa: FBT003 - as above
