@@ -14,7 +14,7 @@ from bench.assemble import open_fabric
 from bench.catalogue import built
 from bench.datasets import open_split
 from bench.devices import on_device
-from bench.execute import WEIGHTS, Setup, load_weights, opening, prepared, settings_of
+from bench.execute import WEIGHTS, Setup, calibrate, load_weights, opening, prepared, settings_of
 from bench.plan import Run, effort_of, row_of, schedule_of
 from bench.predict import detections_hash
 from bench.records import Record, write_record
@@ -99,6 +99,8 @@ def _detections(run: Run, record: Record, *, trained: bool) -> str:
     if trained:
         load_weights(run, detector)
     fabric.setup_module(detector)
+    if run.kind == "transform":
+        calibrate(detector, on_device(open_split(run.data, "train"), fabric.device))
     return detections_hash(fabric, detector, split)
 
 

@@ -26,6 +26,7 @@ from bench.datasets import open_split
 from bench.derive import DERIVED, flat, keep, measured
 from bench.devices import on_device
 from bench.digest import plain
+from bench.meters.compressed import compressed_values
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
@@ -188,14 +189,20 @@ def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
         learnt = train(fabric, detector, learning, replace(job, on_step=_on_step(setup), on_epoch=watch))
     else:
         fabric.setup_module(detector)  # to the device
+        calibrate(detector, learning)
     samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, detector)}
     samples["detections"] = detections_hash(fabric, detector, watched)
     found = predict(fabric, detector, testing, images=limit, on_images=setup.progress.phase("testing"))
     values = score_all(write_predictions(places.run_folder(run.id) / PREDICTIONS, found), _first(testing.ground_truth(), limit))
-    derived = derive(run, setup, fabric, detector)
+    derived = derive(run, setup, fabric, detector) | compressed_values(detector)
     if derived:
         values, samples["derived"] = dict(values) | derived, derived
-    context = _seen(blank, testing, learnt) | {"test_images": limit, "model": plain(getattr(detector, "config", None)), **_head(detector)}
+    context = _seen(blank, testing, learnt) | {
+        "test_images": limit,
+        "model": plain(getattr(detector, "config", None)),
+        **_head(detector),
+        **_compression(detector),
+    }
     return replace(blank, values=values, samples=samples, context=context)
 
 
@@ -212,11 +219,24 @@ def derive(run: Run, setup: Setup, fabric: Fabric, detector: Any) -> dict[str, f
     return flat(found)
 
 
+def calibrate(detector: Any, learning: Split) -> None:
+    """Show a compressed detector as many training images as its plan asks for, where the ranges of its activations are still to be found."""
+    plan = getattr(detector, "compression", None)
+    if plan is not None:
+        plan.calibrate(detector, [learning.image(index) for index in range(min(plan.images, len(learning)))])
+
+
 def _head(detector: Any) -> dict[str, float]:
     """How large the second stage is at this scale: an accuracy travels with what its row saves. Empty for a detector that names no parts."""
     parts = detector.parts(64, 64) if hasattr(detector, "parts") else ()
     modules = {part.name: part.module for part in parts if part.head}
     return {"head_params_m": count_params(*modules.values()) / 1e6} if modules else {}
+
+
+def _compression(detector: Any) -> dict[str, Any]:
+    """What was done to a compressed detector and what its kernels can save: a count of multiply-adds travels with both. Empty for any other."""
+    plan = getattr(detector, "compression", None)
+    return {"compression": plain(plan), "kernels": plan.kernels, "speedup_realised": "not timed" if plan.faster else "no"} if plan is not None else {}
 
 
 def prepared(run: Run, setup: Setup, classes: int) -> Any:

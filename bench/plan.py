@@ -166,7 +166,8 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     row = paper.row(canonical(paper, row.key, choice.tier))
     needed = [run for key in row.needs for run in _with_needs(paper, paper.row(key), seed, choice) if run.kind != "plateau"]
     trains = any(isinstance(step, Train) for step in row.recipe)
-    start = _start(paper, row, choice) if trains and row.start != "needs" else ()
+    begins = trains and row.start != "needs" and isinstance(row.recipe[0], Train)  # else it begins with the weights of the row that it needs
+    start = _start(paper, row, choice) if begins else ()
     yield from (*needed, *start)
     direct = {run_id(paper.key, canonical(paper, key, choice.tier), seed, choice) for key in row.needs}
     inputs = [run for run in needed if run.id in direct] + list(start[-1:])

@@ -30,7 +30,10 @@ def build(paper, row, tier, classes, folder):
             values = {step.name: {name: step.measure(needed.eval(), [photographs((64, 64), (64, 64))]) for name in step.splits} for step in steps}
             keep(values, folder)
     torch.manual_seed(0)
-    return row.build(Request(row.setting, SCALES[tier], classes, inputs), **row.arguments)
+    detector = row.build(Request(row.setting, SCALES[tier], classes, inputs), **row.arguments)
+    if hasattr(detector, "compression"):
+        detector.compression.calibrate(detector, photographs((96, 128), (96, 128)))
+    return detector
 
 
 def target(*boxes):

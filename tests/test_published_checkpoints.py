@@ -1,0 +1,200 @@
+"""Published state dicts load into ours: every tensor accounted for, torchvision's answers to 1e-4, the others by names, shapes and a way back."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from bench.scales import SCALES
+from bench.spec import Request, Setting
+from bench.types import UserError
+from implementations.baselines.faster_rcnn import faster_rcnn_fpn
+from implementations.compression.checkpoints import LAYOUTS, converted, layout_of, load_published, our_name, read_checkpoint, recorded_shapes
+from implementations.layers.images import MEAN, STD
+
+CLASSES = 80
+
+
+def ours(classes=CLASSES, tier="paper"):
+    return faster_rcnn_fpn(Request(Setting("coco", classes, 800, 1333, "R50"), SCALES[tier], classes)).eval()
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """torchvision's detector with random weights and norms that say something."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif name.endswith("bn3.weight"):
+            tensor.uniform_(0.1, 0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def loaded(theirs):
+    detector = ours()
+    load_published(detector, theirs.state_dict(), "torchvision")
+    return detector
+
+
+def test_torchvisions_weights_give_torchvisions_answers(theirs, loaded):
+    pixels = torch.randn(1, 3, 128, 160)
+    with torch.inference_mode():
+        wanted, found = list(theirs.backbone(pixels).values()), loaded.features(pixels)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        logits, deltas = theirs.rpn.head(wanted)
+        mine = loaded.rpn.head(*found)
+        flat = [torch.cat([x.permute(0, 2, 3, 1).reshape(1, -1) for x in each], 1) for each in (logits, deltas)]
+        torch.testing.assert_close(mine[0], flat[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine[1].reshape(1, -1), flat[1], atol=1e-4, rtol=1e-4)
+        features = torch.randn(4, 256, 7, 7)
+        scores, boxes = theirs.roi_heads.box_predictor(theirs.roi_heads.box_head(features))
+        output = loaded.regions.head(features)
+    torch.testing.assert_close(output.scores, scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.deltas, boxes, atol=1e-4, rtol=1e-4)
+
+
+def test_older_names_and_another_epsilon_of_torchvision(theirs, loaded):
+    """The published file has no ".0" in pyramid and proposals, no counters, and norms without epsilon."""
+    state = {name: tensor for name, tensor in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
+    for new, old in (("rpn.head.conv.0.0.", "rpn.head.conv."), ("_blocks.0.0.", "_blocks.0."), ("_blocks.1.0.", "_blocks.1.")):
+        state = {name.replace(new, old): tensor for name, tensor in state.items()}
+    for key, tensor in converted(state, "torchvision", eps=0.0).items():
+        want = loaded.state_dict()[key]
+        assert torch.equal(tensor, want - 1e-5 if key.endswith("running_var") else want)
+
+
+@pytest.mark.parametrize("library", ["detectron2", "mmdet"])
+def test_every_recorded_tensor_has_one_place_and_every_place_one_tensor(library):
+    shapes = recorded_shapes(library)
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    named = [our_name(name, library) for name in shapes]
+    kept = [name for name in named if name]
+    assert None not in named
+    assert len(set(kept)) == len(kept)
+    with torch.device("meta"):
+        own = ours().state_dict()
+    missing = {name for name in own if name not in kept}
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    rows = 4  # of boxes of background, which they do not have
+    for name, shape in shapes.items():
+        place = our_name(name, library)
+        if place:
+            grown = (shape[0] + rows, *shape[1:]) if ".predictor.bbox_pred." in place else shape
+            assert tuple(own[place].shape) == grown, name
+    assert len(state) == (300 if library == "detectron2" else 348) - (0 if library == "detectron2" else 0)
+
+
+def way_back(detector, library):
+    """Our weights as the library would store them, written out apart from the map: by hand from its module structure."""
+    state, out = detector.state_dict(), {}
+    for name in recorded_shapes(library):
+        if "cell_anchors" in name:
+            out[name] = torch.zeros(3, 4)
+            continue
+        if library == "mmdet":
+            key = name.replace("neck.lateral_convs.", "neck.fpn.inner_blocks.").replace("neck.fpn_convs.", "neck.fpn.layer_blocks.")
+            key = key.replace(".conv.", ".0.") if key.startswith("neck") else key
+            for a, b in (
+                ("rpn_head.rpn_conv", "rpn.head.conv"),
+                ("rpn_head.rpn_cls", "rpn.head.cls_logits"),
+                ("rpn_head.rpn_reg", "rpn.head.bbox_pred"),
+            ):
+                key = key.replace(a, b)
+            for a, b in (("shared_fcs.0", "fc6"), ("shared_fcs.1", "fc7"), ("fc_cls", "predictor.cls_score"), ("fc_reg", "predictor.bbox_pred")):
+                key = key.replace(f"roi_head.bbox_head.{a}", f"regions.head.{b}")
+        else:
+            key = name.replace("backbone.bottom_up.", "backbone.").replace("stem.conv1.norm", "bn1").replace("stem.", "")
+            for stage in (2, 3, 4, 5):
+                key = key.replace(f"res{stage}.", f"layer{stage - 1}.").replace(f"fpn_lateral{stage}", f"@inner_blocks.{stage - 2}.0")
+                key = key.replace(f"fpn_output{stage}", f"@layer_blocks.{stage - 2}.0")
+            key = key.replace("backbone.@", "neck.fpn.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+            for conv in (1, 2, 3):
+                key = key.replace(f".conv{conv}.norm", f".bn{conv}")
+            for a, b in (("conv.", "conv."), ("objectness_logits", "cls_logits"), ("anchor_deltas", "bbox_pred")):
+                key = key.replace(f"proposal_generator.rpn_head.{a}", f"rpn.head.{b}")
+            key = key.replace("roi_heads.box_head.fc1", "regions.head.fc6").replace("roi_heads.box_head.fc2", "regions.head.fc7")
+            key = key.replace("roi_heads.box_predictor", "regions.head.predictor")
+        tensor = state[key]
+        if "cls_score" in key:
+            tensor = torch.cat((tensor[1:], tensor[:1]))
+        if "predictor.bbox_pred" in key:
+            tensor = tensor[4:]
+        out[name] = tensor
+    return out
+
+
+@pytest.mark.parametrize("library", ["detectron2", "mmdet"])
+def test_there_and_back_through_a_librarys_names(library, loaded):
+    state = way_back(loaded, library)
+    detector = ours()
+    load_published(detector, state, library)
+    own, wanted = detector.state_dict(), loaded.state_dict()
+    for name, tensor in own.items():
+        if name == "backbone.conv1.weight" and library == "detectron2":
+            continue
+        expected = wanted[name].clone()
+        if "predictor.bbox_pred" in name:
+            expected[:4] = 0
+        assert torch.equal(tensor, expected), name
+    first = detector.backbone.layer2[0]
+    assert (first.conv1.stride[0], first.conv2.stride[0]) == ((2, 1) if library == "detectron2" else (1, 2))
+
+
+def test_detectron2s_first_convolution_sees_its_own_pixels(loaded):
+    """BGR in 0..255 less the mean, through their weights, is RGB normalised through ours."""
+    weight = torch.randn(64, 3, 7, 7) * 0.01
+    state = way_back(loaded, "detectron2") | {"backbone.bottom_up.stem.conv1.weight": weight}
+    changed = converted(state, "detectron2")["backbone.conv1.weight"]
+    image = torch.rand(1, 3, 40, 40)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
+    bgr = (255 * image - 255 * mean).flip(1)
+    wanted = torch.nn.functional.conv2d(bgr, weight, stride=2, padding=3)
+    torch.testing.assert_close(torch.nn.functional.conv2d((image - mean) / std, changed, stride=2, padding=3), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_missing_surplus_and_other_counts_are_named(theirs):
+    state = dict(theirs.state_dict())
+    with torch.device("meta"):
+        detector, few = ours(), ours(20)
+    with pytest.raises(UserError, match="80 classes and the detector 20"):
+        load_published(few, state, "torchvision")
+    with pytest.raises(UserError, match=r"regions\.head\.fc6\.bias: missing"):
+        load_published(detector, {name: t for name, t in state.items() if name != "roi_heads.box_head.fc6.bias"}, "torchvision")
+    with pytest.raises(UserError, match=r"mask\.weight: no tensor of torchvision"):
+        load_published(detector, state | {"mask.weight": torch.zeros(1)}, "torchvision")
+    with pytest.raises(UserError, match="has shape"):
+        load_published(detector, state | {"backbone.body.conv1.weight": torch.zeros(1)}, "torchvision")
+    with pytest.raises(UserError, match="in torchvision's checkpoint and not in the detector"):
+        load_published(detector, state | {"backbone.body.conv9.weight": torch.zeros(1)}, "torchvision")
+    with pytest.raises(UserError, match="allowed: torchvision, detectron2, mmdet"):
+        layout_of("keras")
+    assert set(LAYOUTS) == {"torchvision", "detectron2", "mmdet"}
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_files_are_read_without_running_them(tmp_path, capsys):
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps({"model": {"a": np.arange(3.0)}, "__author__": "x"}))
+    assert read_checkpoint(tmp_path / "good.pkl")["a"].tolist() == [0, 1, 2]
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "good.pth")
+    assert read_checkpoint(tmp_path / "good.pth")["a"].tolist() == [1, 1]
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"model": Harmful()}))
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:200])
+    (tmp_path / "none.pkl").write_bytes(pickle.dumps({"model": {}}))
+    for name in ("bad.pkl", "cut.pth", "none.pkl", "missing.pth"):
+        with pytest.raises(UserError, match=name) as caught:
+            read_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert "ran" not in capsys.readouterr().out
