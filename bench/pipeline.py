@@ -10,7 +10,7 @@ touches and nothing else, and what DVC has to look at stays small enough to answ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench import places
@@ -21,6 +21,7 @@ from bench.records import write_atomically
 
 PLAN = "runs/.plan.json"
 ROOT, PAPERS, UP = "dvc.yaml", "pipeline", "../.."
+LONGEST = 80  # stages of a file
 HEAD = """\
 # Written by `leandet plan --write`; a test holds that it is current. Do not edit.
 # runs/ is in no commit. `persist` keeps checkpoints when a stage runs again; what stands is not done again (see CONTRIBUTING.md).
@@ -74,12 +75,18 @@ def pipeline_texts(choice: Choice) -> dict[str, str]:
     """Each file's text by its name from the project's folder."""
     runs = runs_of(choice)
     apart = {run.paper for run in runs if run.kind != "pretrain" and not built()[run.paper].quick}
-    own = {f"{PAPERS}/{key}/{ROOT}": [run for run in runs if run.kind != "pretrain" and run.paper == key] for key in sorted(apart)}
+    own = {name: part for key in sorted(apart) for name, part in _parts(key, [run for run in runs if run.kind != "pretrain" and run.paper == key])}
     inner = [run for run in runs if run.kind == "pretrain" or run.paper not in apart]
     return {
         ROOT: _root_text(choice, inner, runs),
         **{name: "\n".join([HEAD.rstrip(), *_stages(of_paper, UP)]) + "\n" for name, of_paper in own.items()},
     }
+
+
+def _parts(key: str, runs: Sequence[Run]) -> Iterator[tuple[str, Sequence[Run]]]:
+    """A paper's runs in files of at most `LONGEST` stages."""
+    for number, first in enumerate(range(0, len(runs), LONGEST), 1):
+        yield f"{PAPERS}/{key}{f'-{number}' if number > 1 else ''}/{ROOT}", runs[first : first + LONGEST]
 
 
 def _root_text(choice: Choice, inner: Iterable[Run], runs: Iterable[Run]) -> str:
