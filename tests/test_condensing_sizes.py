@@ -80,7 +80,7 @@ def test_a_broken_setting_changes_the_parameters(change):
 
 def _macs(head, channels):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        head.eval()(torch.zeros(1, channels, 7, 7))
+        head.eval().to("meta")(torch.zeros(1, channels, 7, 7, device="meta"))
     return counter.get_total_flops() / 2
 
 

@@ -43,7 +43,7 @@ def test_keys_are_unique_and_references_exist():
 
 def test_rows_that_differ_in_a_printed_setting_differ():
     """No two rows would be one run: what a row is built from differs, apart from its name."""
-    said = [(row.setting, row.build, tuple(sorted(row.arguments.items())), row.recipe, row.needs) for row in PAPER.rows]
+    said = [(row.setting, row.build, tuple(sorted(row.arguments.items())), row.recipe, row.needs, row.body, row.effort) for row in PAPER.rows]
     assert len(set(said)) == len(said)
 
 

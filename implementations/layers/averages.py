@@ -22,7 +22,8 @@ def windows(side: int, length: int) -> Tensor:
 def average(features: Tensor, length: int) -> Tensor:
     """(R, C, S, S) -> (R, C, length, length): `adaptive_avg_pool2d`, up to rounding.
 
-    On a CPU the operator takes a tenth of a training step for 7 x 7 cells in bfloat16; a product with 0 and 1, divided afterwards, a hundredth.
+    On meta, where costs are counted, it is the operator, which has no multiply-adds. On a CPU the operator takes a tenth of a training step for
+    7 x 7 cells in bfloat16; a product with 0 and 1, divided afterwards, a hundredth.
     """
     rois, channels, side, width = features.shape
     if features.device.type != "cpu" or side != width:
