@@ -274,6 +274,21 @@ def test_a_block_without_a_scale_or_with_a_broken_one_is_named():
         deploy(retinanet(request()), {"R31": (-1.0, 1.0)})
 
 
+def test_weights_of_other_scales_are_not_taken(tmp_path):
+    """The printed scales and these give parts of the same shape in R42, but not the same dilations."""
+    scales = dict(printed_averages("c4", (1, 2, 2, 2)))
+    one, other = faster_rcnn_c4(request()), faster_rcnn_c4(request())
+    deploy(one, scales)
+    deploy(other, scales | {"R42": (scales["R42"][0] + 1, scales["R42"][1] + 1)})
+    with pytest.raises(UserError, match=r"layer3.1.conv2: weights of dilations \[\[9, 10\], \[10, 11\]\], built for \[\[8, 9\], \[9, 10\]\]"):
+        one.load_state_dict(other.state_dict())
+
+
+def test_fd_does_not_learn_with_scales_that_no_run_learnt(tmp_path):
+    with pytest.raises(UserError, match=r"gsl: its run is needed for the scales"):
+        build("c4", "fd", request(**{PRETRAINED: pretrained(tmp_path)}), scales_of="gsl")
+
+
 def test_the_record_holds_what_was_decomposed(tmp_path):
     fd = build("c4", "fd", request(gsl=learnt(enliven(build("c4", "gsl")), tmp_path)), scales_of="gsl")
     plans = {entry[0]: entry[1] for entry in fd.config.regions if isinstance(entry, tuple)}

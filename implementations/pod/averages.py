@@ -117,4 +117,6 @@ def scales_for(settings: Pod, inputs: Mapping[str, Path], blocks: Sequence[int])
     """What is decomposed: the averages of the run that the row needs, or where there is none the printed ones."""
     if settings.scales_of in inputs:
         return read_averages(inputs[settings.scales_of])
+    if inputs:
+        raise UserError(f"{settings.scales_of or 'scales_of'}: its run is needed for the scales that are decomposed; next: run that row first")
     return printed_averages(settings.detector, blocks)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,16 @@ def _narrowed(weight: Tensor, kernel: tuple[int, int], inherit: Inherit) -> Tens
     return weight.clone(memory_format=torch.contiguous_format)
 
 
+def _same_dilations(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """UserError for weights of other dilations: their shapes alone need not differ."""
+    given, own = state.get(f"{prefix}dilations"), module.get_buffer("dilations")
+    if given is not None and given.tolist() != own.tolist():
+        place = prefix.removesuffix(".")
+        raise UserError(
+            f"{place}: weights of dilations {given.tolist()}, built for {own.tolist()}; the averages that they were trained with are needed"
+        )
+
+
 class DecomposedConv(nn.Module):
     """The convolutions of a decomposition, side by side: fixed integral dilations and nothing else."""
 
@@ -100,6 +111,8 @@ class DecomposedConv(nn.Module):
         super().__init__()
         self.plan, self.stride = plan, int(plain.stride[0])
         self.parts = nn.ModuleList(self._part(plain.in_channels, part) for part in plan.parts)
+        self.register_buffer("dilations", torch.tensor([part.dilation for part in plan.parts]))  # so that a file of weights says what it is of
+        self.register_load_state_dict_pre_hook(_same_dilations)
         self.inherit_from(plain.weight, inherit)
 
     def _part(self, channels: int, part: SubConv) -> nn.Conv2d:
