@@ -128,7 +128,7 @@ def _entry(item: Any) -> _Entry:
 
 
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "zstd": lambda body: pa.Codec("zstd", compression_level=19).compress(body, asbytes=True),
+    "zstd": lambda body: pa.Codec("zstd", compression_level=6).compress(body, asbytes=True),
     "lzma": lambda body: lzma.compress(body, preset=6),
 }
 
