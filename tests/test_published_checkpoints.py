@@ -90,45 +90,59 @@ def test_every_recorded_tensor_has_one_place_and_every_place_one_tensor(library)
         if place:
             grown = (shape[0] + rows, *shape[1:]) if ".predictor.bbox_pred." in place else shape
             assert tuple(own[place].shape) == grown, name
-    assert len(state) == (300 if library == "detectron2" else 348) - (0 if library == "detectron2" else 0)
+    assert len(state) == {"detectron2": 300, "mmdet": 348}[library]
+
+
+WORDS = {  # their part of a name -> ours, in this order; written apart from the map, from the module structure of each
+    "mmdet": (
+        ("neck.lateral_convs.", "neck.fpn.inner_blocks."),
+        ("neck.fpn_convs.", "neck.fpn.layer_blocks."),
+        *((f"_blocks.{level}.conv.", f"_blocks.{level}.0.") for level in range(4)),
+        ("rpn_head.rpn_conv", "rpn.head.conv"),
+        ("rpn_head.rpn_cls", "rpn.head.cls_logits"),
+        ("rpn_head.rpn_reg", "rpn.head.bbox_pred"),
+        ("roi_head.bbox_head.shared_fcs.0", "regions.head.fc6"),
+        ("roi_head.bbox_head.shared_fcs.1", "regions.head.fc7"),
+        ("roi_head.bbox_head.fc_cls", "regions.head.predictor.cls_score"),
+        ("roi_head.bbox_head.fc_reg", "regions.head.predictor.bbox_pred"),
+    ),
+    "detectron2": (
+        ("backbone.bottom_up.", "backbone."),
+        ("stem.conv1.norm", "bn1"),
+        ("stem.", ""),
+        *((f"backbone.fpn_lateral{stage}", f"neck.fpn.inner_blocks.{stage - 2}.0") for stage in (2, 3, 4, 5)),
+        *((f"backbone.fpn_output{stage}", f"neck.fpn.layer_blocks.{stage - 2}.0") for stage in (2, 3, 4, 5)),
+        *((f"res{stage}.", f"layer{stage - 1}.") for stage in (2, 3, 4, 5)),
+        ("shortcut.norm", "downsample.1"),
+        ("shortcut", "downsample.0"),
+        *((f".conv{place}.norm", f".bn{place}") for place in (1, 2, 3)),
+        ("proposal_generator.rpn_head.objectness_logits", "rpn.head.cls_logits"),
+        ("proposal_generator.rpn_head.anchor_deltas", "rpn.head.bbox_pred"),
+        ("proposal_generator.rpn_head.conv", "rpn.head.conv"),
+        ("roi_heads.box_head.fc1", "regions.head.fc6"),
+        ("roi_heads.box_head.fc2", "regions.head.fc7"),
+        ("roi_heads.box_predictor", "regions.head.predictor"),
+    ),
+}
+
+
+def spelt(name, library):
+    for theirs, mine in WORDS[library]:
+        name = name.replace(theirs, mine)
+    return name
 
 
 def way_back(detector, library):
-    """Our weights as the library would store them, written out apart from the map: by hand from its module structure."""
+    """Our weights as the library would store them: background last and without a box."""
     state, out = detector.state_dict(), {}
     for name in recorded_shapes(library):
         if "cell_anchors" in name:
             out[name] = torch.zeros(3, 4)
             continue
-        if library == "mmdet":
-            key = name.replace("neck.lateral_convs.", "neck.fpn.inner_blocks.").replace("neck.fpn_convs.", "neck.fpn.layer_blocks.")
-            key = key.replace(".conv.", ".0.") if key.startswith("neck") else key
-            for a, b in (
-                ("rpn_head.rpn_conv", "rpn.head.conv"),
-                ("rpn_head.rpn_cls", "rpn.head.cls_logits"),
-                ("rpn_head.rpn_reg", "rpn.head.bbox_pred"),
-            ):
-                key = key.replace(a, b)
-            for a, b in (("shared_fcs.0", "fc6"), ("shared_fcs.1", "fc7"), ("fc_cls", "predictor.cls_score"), ("fc_reg", "predictor.bbox_pred")):
-                key = key.replace(f"roi_head.bbox_head.{a}", f"regions.head.{b}")
-        else:
-            key = name.replace("backbone.bottom_up.", "backbone.").replace("stem.conv1.norm", "bn1").replace("stem.", "")
-            for stage in (2, 3, 4, 5):
-                key = key.replace(f"res{stage}.", f"layer{stage - 1}.").replace(f"fpn_lateral{stage}", f"@inner_blocks.{stage - 2}.0")
-                key = key.replace(f"fpn_output{stage}", f"@layer_blocks.{stage - 2}.0")
-            key = key.replace("backbone.@", "neck.fpn.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
-            for conv in (1, 2, 3):
-                key = key.replace(f".conv{conv}.norm", f".bn{conv}")
-            for a, b in (("conv.", "conv."), ("objectness_logits", "cls_logits"), ("anchor_deltas", "bbox_pred")):
-                key = key.replace(f"proposal_generator.rpn_head.{a}", f"rpn.head.{b}")
-            key = key.replace("roi_heads.box_head.fc1", "regions.head.fc6").replace("roi_heads.box_head.fc2", "regions.head.fc7")
-            key = key.replace("roi_heads.box_predictor", "regions.head.predictor")
-        tensor = state[key]
-        if "cls_score" in key:
+        tensor = state[spelt(name, library)]
+        if "cls_score" in spelt(name, library):
             tensor = torch.cat((tensor[1:], tensor[:1]))
-        if "predictor.bbox_pred" in key:
-            tensor = tensor[4:]
-        out[name] = tensor
+        out[name] = tensor[4:] if "predictor.bbox_pred" in spelt(name, library) else tensor
     return out
 
 

@@ -2,8 +2,9 @@
 
 Layout of version 1, little endian. Preamble: 8 bytes magic, 32 bytes SHA-256 of all that follows, u16 version, u8 compressor (a place in
 COMPRESSORS), u8 zero, u64 length of the body before compression. Then the compressed body: u32 length of a JSON header, the header, and the numbers
-of its entries in order. An entry has name, shape, kind ("int8" with scales, or a dtype of torch), layout ("dense", "bitmap", "index") and the count
-of numbers stored; its numbers are the places (none; a bit each; gaps as bytes, 255 meaning 255 further on), then the values, then for int8 the scales.
+of its entries in order. An entry has name, shape, kind ("int8" with scales, or a dtype of torch), layout ("dense", "bitmap", "index") and the
+count of numbers stored; its numbers are the places (none; a bit each; gaps as bytes, 255 meaning 255 further on), then the values, then for int8
+the scales.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _entry(item: Any) -> _Entry:
 
 
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "zstd": lambda body: pa.Codec("zstd", compression_level=19).compress(body, asbytes=True),
+    "zstd": lambda body: pa.Codec("zstd", compression_level=6).compress(body, asbytes=True),
     "lzma": lambda body: lzma.compress(body, preset=6),
 }
 
