@@ -11,11 +11,11 @@ from bench.types import UserError
 
 BLOCKS: dict[str, tuple[str, ...]] = {  # block -> attributes of a detector that it holds; the pyramid is detectron2's backbone too
     "backbone": ("backbone", "neck"),
-    "head": ("regions",),
-    "both": ("backbone", "neck", "regions"),
+    "head": ("regions", "head"),  # of two stages, of one
+    "both": ("backbone", "neck", "regions", "head"),
 }
 # The last layers: their units are the classes and the sides of a box, so no unit of theirs can be removed. Their weights are pruned like others.
-ANSWERS = ("cls_score", "bbox_pred", "cls_logits", "score_maps", "box_maps")
+ANSWERS = ("cls_score", "bbox_pred", "cls_logits", "score_maps", "box_maps", "predict", "score", "box")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def layers_of(detector: nn.Module, block: str) -> tuple[Layer, ...]:
     if block not in BLOCKS:
         raise UserError(f"block {block!r}: unknown; allowed: {', '.join(BLOCKS)}; give one of these")
     wanted = tuple(name for name in BLOCKS[block] if isinstance(getattr(detector, name, None), nn.Module))
-    if not wanted or (block != "backbone" and "regions" not in wanted) or (block != "head" and "backbone" not in wanted):
-        there = [key for key, names in BLOCKS.items() if key != "both" and isinstance(getattr(detector, names[0], None), nn.Module)]
+    there = [key for key in ("backbone", "head") if any(isinstance(getattr(detector, name, None), nn.Module) for name in BLOCKS[key])]
+    if block not in {*there, *(("both",) if len(there) > 1 else ())}:
         raise UserError(f"block {block!r}: {type(detector).__name__} has no such block; allowed: {', '.join(there) or 'none'}; prune another")
     return tuple(layer for name in wanted for layer in _layers(detector.get_submodule(name), f"{name}."))
 
