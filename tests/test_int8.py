@@ -58,6 +58,19 @@ def test_int8_kernels_run_and_say_nearly_the_same(pair):
     assert len(detect(detector, IMAGES)) == 3
 
 
+def test_it_repeats_bit_for_bit_where_runs_ask_for_that(pair):
+    plain, detector = pair
+    strict = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        one, other = answers(detector, plain), answers(detector, plain)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(mode=strict)
+    assert equal_bits(one.deltas, other.deltas)
+    assert equal_bits(one.scores, other.scores)
+
+
 def test_folding_the_norms_changes_nothing():
     plain, folded = dense(1), dense(1)
     for detector in (plain, folded):
