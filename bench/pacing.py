@@ -18,6 +18,8 @@ def pace_rows(rows: Sequence[str], tier: str, threads: int) -> Iterator[str]:
     known = next((each for each in TIERS if each == tier), None)
     if known is None:
         raise UserError(f"--tier {tier!r}: unknown; allowed: {', '.join(TIERS)}")
+    if not 0 <= threads <= machine.cores():
+        raise UserError(f"--threads {threads}: allowed: 1 to {machine.cores()}, the cores of this machine, or 0 for all of them")
     from bench.training_time import time_training
 
     yield from map(line, time_training(rows, known, threads=threads or machine.cores()))

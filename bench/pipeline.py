@@ -93,9 +93,9 @@ def _root_text(choice: Choice, inner: Iterable[Run], runs: Iterable[Run]) -> str
     """dvc.yaml: the plan, the costs, the runs that it holds itself, `quick`, and the tables of everything."""
     fast = {each.id for each in quick(built().values(), choice.tier)}
     lines = [HEAD.rstrip(), *_plan_stage(choice), *_costs_stage(), *_stages(inner)]
-    lines += _shown(
-        "quick", "The headline rows with one seed, and every table on the screen and in results/local.", [r for r in runs if r.id in fast]
-    )
+    (paper,) = (key for key, paper in built().items() if paper.quick)
+    meaning = "The headline rows with one seed, their paper's tables on the screen, and every table in results/local."
+    lines += _shown("quick", meaning, [run for run in runs if run.id in fast], paper)
     lines += _shown("tables", "Every row, seed and plateau proof, then every table.", runs)
     return "\n".join(lines) + "\n"
 
@@ -131,12 +131,12 @@ def _run_stages(runs: Iterable[Run], needs: int, folder: str) -> Iterator[str]:
     yield from ("      outs:", "        - runs/${item.id}:", "            persist: true")
 
 
-def _shown(name: str, meaning: str, runs: Iterable[Run]) -> Iterator[str]:
-    """A stage without outputs: what it writes is no run's, and not DVC's."""
+def _shown(name: str, meaning: str, runs: Iterable[Run], paper: str = "") -> Iterator[str]:
+    """A stage without outputs: what it writes is no run's, and not DVC's. On the screen come the tables of one paper, or of all."""
     yield from (
         f"  {name}:",
         f"    desc: {meaning}",
-        "    cmd: leandet tables",
+        f"    cmd: leandet tables {paper}".rstrip(),
         "    params:",
         f"      - {PLAN}: [shown]",
         "    deps:",

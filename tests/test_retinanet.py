@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.ops import sigmoid_focal_loss
+from torchvision_pair import photograph, share_weights
 
 from bench.datasets import open_split, parse_data
 from bench.scales import SCALES
@@ -36,14 +37,6 @@ def renamed(name):
     (prefix,) = [prefix for prefix in RENAMED if name.startswith(prefix)]
     rest = name.removeprefix(prefix)
     return RENAMED[prefix] + (rest.replace(".0.", ".") if prefix.endswith("head.conv.") else rest)  # a Conv2dNormActivation has its parts numbered
-
-
-def photograph(height, width):
-    """Smooth colour with detail at every size."""
-    generator = torch.Generator().manual_seed(height * 10_000 + width)
-    layers = [torch.rand(1, 3, -(-height // n), -(-width // n), generator=generator) for n in (64, 16, 4, 1)]
-    grown = [torch.nn.functional.interpolate(layer, size=(height, width), mode="bilinear") for layer in layers]
-    return torch.stack(grown).mean(0)[0]
 
 
 def enliven(model):
@@ -78,14 +71,7 @@ def pair():
     theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES, detections_per_img=100).eval()
     with torch.device("meta"):
         ours = retinanet(Request(SETTING, SCALES["paper"], CLASSES)).eval()
-    full, theirs.transform.min_size = theirs.transform.min_size, (160,)
-    with torch.no_grad():
-        enliven(theirs)
-        scale_outputs(theirs, [photograph(160, 224)])
-    theirs.transform.min_size = full
-    weights = {renamed(name): tensor for name, tensor in theirs.state_dict().items()}
-    assert set(weights) == set(ours.state_dict())
-    ours.load_state_dict(weights, assign=True)
+    share_weights(ours, theirs, renamed, lambda image: (enliven(theirs), scale_outputs(theirs, [image])))
     return ours, theirs
 
 

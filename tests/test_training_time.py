@@ -39,6 +39,9 @@ def test_words_of_the_command():
     for wrong in (["mimicdet.r50-800"], ["mimicdet.r50-800", "condensing.fpn-r50"], ["mimicdet", "mimicdet.r50-800"]):
         with pytest.raises(UserError, match="two or more of one paper"):
             parse(wrong)
+    for threads in (-1, 10_000):
+        with pytest.raises(UserError, match=f"--threads {threads}: allowed: 1 to "):
+            list(pace_rows(["mimicdet.mimicdet", "mimicdet.no-t-head"], "smoke", threads))
     with pytest.raises(UserError, match="--tier 'moon'"):
         list(pace_rows(["mimicdet.r50-800", "mimicdet.light"], "moon", 1))
 

@@ -1,6 +1,8 @@
-"""Faster R-CNN R50-FPN of ours and of torchvision with the same weights: random, but such that scores and boxes are spread as a trained net's are."""
+"""Detectors of ours and of torchvision with the same weights: random, but such that scores and boxes are spread as a trained net's are."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
@@ -64,18 +66,22 @@ def photograph(height: int, width: int) -> torch.Tensor:
     return torch.stack(grown).mean(0)[0]
 
 
+def share_weights(ours: torch.nn.Module, theirs: torch.nn.Module, renamed: Callable[[str], str], drawn: Callable[[torch.Tensor], object]) -> None:
+    """Draw weights for torchvision's detector, seeing a small photograph, and put all of them into ours by their names there."""
+    full, theirs.transform.min_size = theirs.transform.min_size, (160,)
+    with torch.no_grad():
+        drawn(photograph(160, 224))
+    theirs.transform.min_size = full
+    weights = {renamed(name): tensor for name, tensor in theirs.state_dict().items()}
+    assert set(weights) == set(ours.state_dict())
+    ours.load_state_dict(weights, assign=True)
+
+
 def torchvision_pair() -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and torchvision's Faster R-CNN R50-FPN in evaluation, with one set of random weights."""
     torch.manual_seed(0)
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
     with torch.device("meta"):
         ours = faster_rcnn_fpn(Request(Setting("voc", CLASSES, 800, 1333, "R50"), SCALES["paper"], CLASSES)).eval()
-    full, theirs.transform.min_size = theirs.transform.min_size, (160,)
-    with torch.no_grad():
-        enliven(theirs)
-        scale_outputs(theirs, [photograph(160, 224)])
-    theirs.transform.min_size = full
-    weights = {renamed(name): tensor for name, tensor in theirs.state_dict().items()}
-    assert set(weights) == set(ours.state_dict())
-    ours.load_state_dict(weights, assign=True)
+    share_weights(ours, theirs, renamed, lambda image: (enliven(theirs), scale_outputs(theirs, [image])))
     return ours, theirs
