@@ -56,6 +56,9 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
+    """Names of the GPUs that torch may use: none where CUDA_VISIBLE_DEVICES is empty, so that what the CPU did bears the CPU's name."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return []
     try:
         asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         listed = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - a fixed command
