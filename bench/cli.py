@@ -27,7 +27,9 @@ app = typer.Typer(
 TIER_HELP = (
     "At which scale: smoke (seconds a run, shows that the path works), proxy (scaled-down nets on drawn scenes, minutes), real (your data), paper."
 )
-DATA_HELP = "scenes-v1 (drawn on the fly), or train=A.json,val=B.json,test=C.json[,images=DIR] (COCO format), or voc=DIR."
+DATA_HELP = (
+    "scenes-v1 (drawn on the fly), or train=A.json,val=B.json,test=C.json[,images=DIR] (COCO format; files joined by + are one split), or voc=DIR."
+)
 
 Tier = Annotated[str, typer.Option("--tier", help=TIER_HELP)]
 DataText = Annotated[str, typer.Option("--data", help=DATA_HELP)]

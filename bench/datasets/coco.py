@@ -249,3 +249,8 @@ def _only_categories(path: Path) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
             return {"categories": json.JSONDecoder().raw_decode(rest.decode())[0]}
     return _parse(path, text)
+
+
+def categories_of(path: Path) -> dict[int, str]:
+    """The names by category id of a COCO JSON, without its images and boxes."""
+    return _categories(path, _only_categories(path))
