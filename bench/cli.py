@@ -212,6 +212,21 @@ def score(
     say(f"added to the local leaderboard as {record.row}")
 
 
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917 - a command's options are its words
+    first: Annotated[str, typer.Argument(help="A run's id, a COCO results file or a predictions.parquet; several seeds by commas.")],
+    second: Annotated[str, typer.Argument(help="What it is compared with, likewise.")],
+    data: DataText = "scenes-v1",
+    split: Annotated[str, typer.Option("--split", help="Which split they are of: train, val or test.")] = "test",
+    groups: Annotated[str, typer.Option("--groups", help="Regular expression; file names in which it finds the same are one group.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """First minus second on the same images, with its interval; images that belong together (frames of a clip) are resampled together."""
+    from bench.comparing import compare_results, in_json, in_words
+
+    say((in_json if as_json else in_words)(compare_results(first, second, data, split, groups)))
+
+
 def _standing(committed: bool) -> Standing:
     from bench.publish import committed_standing, local_standing
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_files import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
@@ -19,19 +19,6 @@ from bench.scoring import score_file
 from bench.types import UserError
 
 SHARED = Path(os.environ.get("LEANDET_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "aquarium"
-CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
-
-
-def write(folder: Path, stem: str, ids: list[int], boxes: list[tuple[int, int]], categories: list[dict] = CATEGORIES) -> Path:
-    """A COCO file with those images of 40 x 30 px and a box for each (image id, category id)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for image in ids:
-        Image.new("RGB", (40, 30), (image % 256, 100, 255)).save(folder / f"{image}.png")
-    images = [{"id": image, "file_name": f"{image}.png", "width": 40, "height": 30} for image in ids]
-    entries = [{"id": at, "image_id": image, "category_id": label, "bbox": [at % 30, 2, 5, 6]} for at, (image, label) in enumerate(boxes)]
-    path = folder / f"{stem}.json"
-    path.write_text(json.dumps({"images": images, "annotations": entries, "categories": categories}))
-    return path
 
 
 def message(text: str, split: str = "test") -> str:

@@ -254,3 +254,8 @@ def _only_categories(path: Path) -> dict[str, Any]:
 def categories_of(path: Path) -> dict[int, str]:
     """The names by category id of a COCO JSON, without its images and boxes."""
     return _categories(path, _only_categories(path))
+
+
+def image_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries under "images" of a COCO JSON, as they stand in the file."""
+    return _entries(path, _parse(path, _read(path)), "images")
