@@ -27,7 +27,9 @@ app = typer.Typer(
 TIER_HELP = (
     "At which scale: smoke (seconds a run, shows that the path works), proxy (scaled-down nets on drawn scenes, minutes), real (your data), paper."
 )
-DATA_HELP = "scenes-v1 (drawn on the fly), or train=A.json,val=B.json,test=C.json[,images=DIR] (COCO format), or voc=DIR."
+DATA_HELP = (
+    "scenes-v1 (drawn on the fly), or train=A.json,val=B.json,test=C.json[,images=DIR] (COCO format; files joined by + are one split), or voc=DIR."
+)
 
 Tier = Annotated[str, typer.Option("--tier", help=TIER_HELP)]
 DataText = Annotated[str, typer.Option("--data", help=DATA_HELP)]
@@ -208,6 +210,21 @@ def score(
     for key, value in record.values.items():
         say(f"{key:12} {value:7.3f}")
     say(f"added to the local leaderboard as {record.row}")
+
+
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917 - a command's options are its words
+    first: Annotated[str, typer.Argument(help="A run's id, a COCO results file or a predictions.parquet; several seeds by commas.")],
+    second: Annotated[str, typer.Argument(help="What it is compared with, likewise.")],
+    data: DataText = "scenes-v1",
+    split: Annotated[str, typer.Option("--split", help="Which split they are of: train, val or test.")] = "test",
+    groups: Annotated[str, typer.Option("--groups", help="Regular expression; file names in which it finds the same are one group.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """First minus second on the same images, with its interval; images that belong together (frames of a clip) are resampled together."""
+    from bench.comparing import compare_results, in_json, in_words
+
+    say((in_json if as_json else in_words)(compare_results(first, second, data, split, groups)))
 
 
 def _standing(committed: bool) -> Standing:

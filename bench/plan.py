@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.datasets import DATASETS
-from bench.datasets.source import Data, parse_data
+from bench.datasets.source import JOIN, Data, files_of, parse_data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
 from bench.spec import Backbone, Derive, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
@@ -247,8 +247,12 @@ def metrics_digest() -> str:
 
 def _data(data: Data) -> dict[str, object]:
     """The data by its content, as far as its annotations say it, never by where it lies."""
-    parts = {key: file_hash(Path(value)) if Path(value).is_file() else Path(value).name for key, value in data.parts}
+    parts = {key: JOIN.join(map(_content, files_of(value) if data.kind == "joined" else (value,))) for key, value in data.parts}
     return {"data": data.name, "parts": parts}
+
+
+def _content(value: str) -> str:
+    return file_hash(Path(value)) if Path(value).is_file() else Path(value).name
 
 
 def file_hash(path: Path) -> str:

@@ -119,5 +119,5 @@ def check(conditions: Conditions) -> Split:
 def image_split(data: str) -> Split:
     """The test split of the data, or where a COCO text names none its val or train split."""
     chosen = parse_data(data)
-    named = [split for split in reversed(SPLITS) if chosen.kind != "coco" or chosen.part(split)]
+    named = [split for split in reversed(SPLITS) if chosen.kind not in {"coco", "joined"} or chosen.part(split)]
     return open_split(chosen, named[0])
