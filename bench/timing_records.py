@@ -53,7 +53,7 @@ def _record(session: Session, lane: Lane, reference: Lane | None) -> Record:
     tier = subject.tier if subject.kind != "file" else ""
     status, values = ("failed", {}) if lane.failed else ("ok", _values(session, lane, reference))
     name = f"{subject.label}.latency.{key(context)}"
-    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, _digest(subject), values, context=context)  # type: ignore[arg-type]
+    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, subject_digest(subject), values, context=context)  # type: ignore[arg-type]
 
 
 # ---- what names a record
@@ -67,7 +67,7 @@ def key(context: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _digest(subject: Subject) -> str:
+def subject_digest(subject: Subject) -> str:
     """Of the meter's source and the detector's."""
     meter = (("bench.meters.latency", "time_image"), ("bench.meters.rois", "hold_rois"))
     if subject.kind == "file":
@@ -86,7 +86,7 @@ def current_digest(record: Record) -> str:
         return ""
     try:
         row, _, form = record.row.partition("@")
-        return _digest(Subject(f"{record.paper}.{row}", record.tier, form))
+        return subject_digest(Subject(f"{record.paper}.{row}", record.tier, form))
     except UserError:
         return ""
 
