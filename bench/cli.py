@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.leaderboard_command import Committed, board
 from bench.types import UserError
 
 if TYPE_CHECKING:
     from bench.plan import Choice, Run
-    from bench.report import Standing
 
 app = typer.Typer(
     name="leandet",
@@ -210,15 +210,6 @@ def score(
     say(f"added to the local leaderboard as {record.row}")
 
 
-def _standing(committed: bool) -> Standing:
-    from bench.publish import committed_standing, local_standing
-
-    return committed_standing() if committed else local_standing()
-
-
-Committed = Annotated[bool, typer.Option("--committed", help="From the committed records alone, without this machine's.")]
-
-
 @app.command()
 def tables(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, every built paper.")] = "",
@@ -229,9 +220,10 @@ def tables(
     """Every published cell beside the measured one, with an outcome and its reason; also written to results/local."""
     from bench import places
     from bench.catalogue import find_paper
+    from bench.publish import shown_standing
     from bench.report import of_paper, print_tables, render
 
-    standing = _standing(committed)
+    standing = shown_standing(committed=committed)
     folder = Path(out) if out else places.local_results()
     written = render(standing, folder)
     if quiet:
@@ -244,27 +236,7 @@ def tables(
     say(f"{len(written)} files written to {folder}")
 
 
-@app.command()
-def leaderboard(
-    committed: Committed = False,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
-) -> None:
-    """The standings: every row that was run or counted, best first within a tier and its data."""
-    from bench.leaderboard import as_csv
-    from bench.report import print_leaderboard
-
-    found = _standing(committed)
-    if csv:
-        typer.echo(as_csv(found.lines).decode(), nl=False)
-        return
-    from rich.console import Console
-
-    from bench.report import latencies
-    from bench.timing_table import print_latencies
-
-    print_leaderboard(found.lines, Console())
-    if latencies(found):
-        print_latencies(latencies(found), Console())
+app.add_typer(board, name="leaderboard")
 
 
 @app.command()
@@ -273,11 +245,12 @@ def cells(
 ) -> None:
     """Every published cell of every paper: printed, measured, outcome, reason, tier."""
     from bench.catalogue import catalogue
+    from bench.publish import shown_standing
     from bench.report import as_object
 
     if paper and paper not in catalogue():
         raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(catalogue())}")
-    found = [as_object(outcome) for outcome in _standing(committed).outcomes if paper in {"", outcome.paper}]
+    found = [as_object(outcome) for outcome in shown_standing(committed=committed).outcomes if paper in {"", outcome.paper}]
     if as_json:
         say(json.dumps(found, indent=1))
         return

@@ -45,6 +45,11 @@ def committed_standing() -> Standing:
     return standing(committed(), digests=current_digests())
 
 
+def shown_standing(*, committed: bool) -> Standing:
+    """What a command shows: the committed records alone, or this machine's beside them."""
+    return committed_standing() if committed else local_standing()
+
+
 def publish(*, allow_dirty: bool = False) -> list[Path]:
     """Copy what stands here into results/records/<machine>/ and render the committed tables anew; returns the paths written.
 

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from bench.catalogue import catalogue
 from bench.evidence import Difference
+from bench.leaderboard_table import print_leaderboard
 from bench.records import Record
-from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_leaderboard, print_tables, render
+from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_tables, render
 from bench.report.plots import chart, ticks
 from bench.verdicts import WORDS
 

@@ -262,19 +262,3 @@ def print_claims(standing: Standing, console: Console) -> None:
         shown.add_row(said, printed, measured, interval, outcome, notes.number(reason), style=STYLES.get(claim.outcome, ""))
     console.print(shown)
     notes.show(console)
-
-
-def print_leaderboard(found: Sequence[Line], console: Console) -> None:
-    """The standings as a table; data and machine of each row stand in leaderboard.csv."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(padding=(0, 1), box=None, pad_edge=False)
-    for name in ("rank", "id", "seeds", "AP", "95 %", "AP50", "params M", "size MB", "GMAC", "status"):
-        shown.add_column(name, justify="left" if name in {"id", "status"} else "right", no_wrap=name != "status")
-    for line in found:
-        accuracy, cost = (number(line.ap, "accuracy"), number(line.ap50, "accuracy")), (line.params_m, line.size_mb, line.macs_g)
-        inside = f"{number(line.ap_low, 'accuracy')} to {number(line.ap_high, 'accuracy')}" if line.seeds > 1 else ""
-        texts = (line.id, str(line.seeds), accuracy[0], inside, accuracy[1], *(number(c, "cost") for c in cost), line.status)
-        shown.add_row("" if isnan(line.rank) else f"{line.rank:.0f}", *(escape(text) for text in texts))
-    console.print(shown)
