@@ -80,7 +80,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("change", "number", "said"), FAULTS, ids=[said[:30] for _, _, said in FAULTS])
-def test_each_fault_is_a_line_with_its_number_and_exit_code_two(monkeypatch, capsys, tmp_path, change, number, said):  # noqa: PLR0917 - fixtures and parameters
+def test_each_fault_is_a_line_with_its_number_and_exit_code_two(monkeypatch, capsys, tmp_path, change, number, said):  # noqa: PLR0917
     path = written(tmp_path / "a.csv", [*runs("a", 50.0, 51.0), cost("b")], change)
     code, out, err = leandet(monkeypatch, capsys, "leaderboard", "validate", path)
     assert (code, out) == (2, "")
