@@ -260,11 +260,18 @@ def cells(
 
 @app.command()
 def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Although the tree differs from its commit.")] = False) -> None:
-    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them."""
+    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them.
+
+    A dirty tree is refused, and so is each stale record, in a line of its own, with exit code 2; what stands is published beside them.
+    """
     from bench.publish import publish as move
 
-    written = move(allow_dirty=allow_dirty)
-    say(f"{len(written)} files written; look at `git status` and commit them")
+    moved = move(allow_dirty=allow_dirty)
+    say(f"{len(moved.written)} files written; look at `git status` and commit them")
+    for line in moved.refused:
+        typer.echo(line, err=True)
+    if moved.refused:
+        raise typer.Exit(2)
 
 
 @app.command()
