@@ -56,7 +56,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in {"src", "href"}]
-        if tag not in {"meta", "br", "img", "input"}:
+        if tag not in {"meta", "br", "wbr", "img", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):

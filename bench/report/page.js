@@ -37,7 +37,7 @@
   // ---- filters: a row is shown where it fits every one
   const fits = (row, key, wanted) => {
     const own = row.dataset[key] || "";
-    if (key === "text") return own.toLowerCase().includes(wanted.toLowerCase());
+    if (key === "text") return (own || row.textContent).toLowerCase().includes(wanted.toLowerCase());
     return key === "outcome" ? own.includes(`|${wanted}|`) : own === wanted;
   };
   const filter = (form) => {
@@ -66,6 +66,7 @@
       article.hidden = !left;
       shown += left;
     });
+    all(".paper").forEach((section) => { section.hidden = Boolean(cells.value) && !section.querySelector("article:not([hidden])"); });
     document.querySelector("#cell-filter output").textContent = cells.value ? `${shown} cells and claims` : "";
   };
   cells.addEventListener("input", narrow);

@@ -16,7 +16,7 @@ from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
 from bench.report import by_table, claim_cells, latencies, number, tally
 from bench.report.plots import chart
-from bench.report.provenance import environments, gist, of_line, sources
+from bench.report.provenance import environments, gist, of_line, rebuild, sources
 from bench.report.trade_offs import trade_offs
 from bench.timing_table import SHOWN as PHASES
 from bench.timing_table import conditions_line, label
@@ -44,7 +44,7 @@ MARKS = {
     "contradicted by its own table": ("\N{DOUBLE EXCLAMATION MARK}", "odd"),
     "undertrained": ("\N{WHITE CIRCLE}", "wait"),
     "stale": ("\N{ANTICLOCKWISE OPEN CIRCLE ARROW}", "wait"),
-    "quoted": ("\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}", "none"),
+    "quoted": ("\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}", "cited"),
     "not attempted": ("\N{EN DASH}", "none"),
 }
 # What text extraction leaves of a paper's formulas, as a reader would write it; a square root without anything below it is a tick.
@@ -167,9 +167,14 @@ def _cell(outcome: Outcome, records: Mapping[str, Record]) -> dict[str, str]:
         "row": readable(outcome.row), "column": readable(outcome.column), "unit": readable(outcome.unit), "printed": readable(outcome.printed),
         "measured": measured,
         "difference": number(outcome.difference, outcome.kind, sign=True), "word": outcome.outcome, "reason": outcome.reason, "tier": outcome.tier,
-        "about": gist(outcome.records, records), "source": _first(outcome.records, outcome.key, records) if measured else "",
-        "rebuild": _rebuild(outcome),
+        **_origin(outcome.records, outcome.key, records, shown=bool(measured)),
     }  # fmt: skip
+
+
+def _origin(ids: Sequence[str], row: str, records: Mapping[str, Record], *, shown: bool) -> dict[str, str]:
+    """What a number rests on, the record that it leads to if it is shown, and what to type to make that record again."""
+    first = _first(ids, row, records)
+    return {"about": gist(ids, records), "source": first if shown else "", "rebuild": rebuild(records[first]) if first in records else ""}
 
 
 def _first(ids: Sequence[str], row: str, records: Mapping[str, Record]) -> str:
@@ -177,21 +182,12 @@ def _first(ids: Sequence[str], row: str, records: Mapping[str, Record]) -> str:
     return min(ids, key=lambda each: (each not in records or records[each].row != row, each), default="")
 
 
-def _rebuild(outcome: Outcome) -> str:
-    """What to type for this cell's number; nothing where there is nothing to make again."""
-    if not outcome.records:
-        return ""
-    if outcome.kind == "cost":
-        return f"leandet cost {outcome.paper}"
-    return f"leandet rerun --row {outcome.paper}.{outcome.key}.{outcome.tier}" if outcome.tier and outcome.kind != "latency" else ""
-
-
 def _claim(claim: ClaimOutcome, records: Mapping[str, Record]) -> dict[str, str]:
     _, line, said, kind, unit, printed, measured, interval, word, reason, headline = claim_cells(claim)
     return {
         "line": line if claim.line else "", "said": readable(said), "kind": kind, "unit": unit, "printed": printed, "measured": measured,
-        "interval": interval, "word": word, "reason": reason, "headline": headline, "about": gist(claim.records, records),
-        "source": _first(claim.records, "", records) if measured else "",
+        "interval": interval, "word": word, "reason": reason, "headline": headline,
+        **_origin(claim.records, "", records, shown=bool(measured)),
     }  # fmt: skip
 
 

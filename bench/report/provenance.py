@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.evidence import machine_of
+from bench.evidence import RUNS, machine_of
 
 if TYPE_CHECKING:
     from bench.leaderboard import Line
     from bench.records import Record
 
 REAL_DATA = "train=A.json,val=B.json,test=C.json"
+SEEDED = (*RUNS, "pretrain", "plateau")  # kinds of record that a seed was drawn for
 Versions = tuple[tuple[str, str], ...]
 
 
@@ -61,7 +62,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
         id=record.id,
         kind=record.kind,
         status=record.status if record.status == "ok" else f"{record.status}: {record.reason}",
-        seed="" if record.kind in {"cost", "score"} else str(record.seed),
+        seed=str(record.seed) if record.kind in SEEDED else "",
         machine=machine_of(record),
         data=str(context.get("data", "")),
         commit=str(context.get("commit", ""))[:12],
@@ -131,8 +132,8 @@ def gist(ids: Sequence[str], records: Mapping[str, Record]) -> str:
         return ""
     groups: dict[str, list[int]] = defaultdict(list)
     for record in found:
-        groups[_group(record)].append(record.seed)
-    said = [f"{name}{_seeds(seeds)}" if not name.endswith(".cost") else name for name, seeds in groups.items()]
+        groups[_group(record)] += [record.seed] if record.kind in SEEDED else []
+    said = [f"{name}{_seeds(seeds)}" for name, seeds in groups.items()]
     more = f" and {len(said) - 4} more" if len(said) > 4 else ""
     machines = sorted({machine_of(record) for record in found} - {""})
     commits = sorted({str(record.context.get("commit", ""))[:12] for record in found} - {""})
@@ -151,6 +152,8 @@ def _group(record: Record) -> str:
 def _seeds(seeds: Sequence[int]) -> str:
     """As in " seeds 0-4", " seed 0", " seeds 0, 2"."""
     own = sorted(set(seeds))
+    if not own:
+        return ""
     if len(own) > 2 and own == list(range(own[0], own[-1] + 1)):
         return f" seeds {own[0]}-{own[-1]}"
     return f" seed{'s' * (len(own) > 1)} {', '.join(str(seed) for seed in own)}"

@@ -40,7 +40,8 @@ class _Axis:
 
 def scatter(title: str, points: Sequence[Point], *, horizontal: str, vertical: str) -> str:
     """A figure of the points, costs from zero, accuracies around what was measured; nothing is fetched, every text is escaped."""
-    x = _Axis(0.0, 1.06 * max(_ends(points, "x", "far")) or 1.0, LEFT, WIDTH - RIGHT)
+    most = max(_ends(points, "x", "far"))
+    x = _Axis(0.0, 1.06 * most if most > 1e-9 else 1.0, LEFT, WIDTH - RIGHT)
     low, high = min(_ends(points, "y", "low")), max(_ends(points, "y", "high"))
     room = max(0.12 * (high - low), 0.5)
     y = _Axis(low - room, high + room, HEIGHT - BOTTOM, TOP)
@@ -74,11 +75,11 @@ def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> list[str]:
         at, up = x.at(point.x), y.at(point.y)
         top = y.at(point.high) if not isnan(point.high) else up
         bottom = y.at(point.low) if not isnan(point.low) else up
-        taken.append((at - 5, min(top, up - 5), at + 5, max(bottom, up + 5)))
+        taken.append((at - 5, min(top, up - 5), max(at, at if isnan(point.far) else x.at(point.far)) + 5, max(bottom, up + 5)))
     out = []
     for point, own in zip(points, tuple(taken), strict=True):
         at, up, wide = x.at(point.x), y.at(point.y), GLYPH * len(point.name)
-        beside = ((at + 8, up + 3.5), (at - 8 - wide, up + 3.5))
+        beside = ((own[2] + 3, up + 3.5), (at - 8 - wide, up + 3.5))
         for left, base in (*beside, (at - wide / 2, own[1] - 4), (at - wide, own[1] - 4), (at - wide / 2, own[3] + 11), (at - wide, own[3] + 11)):
             box = (left, base - 9, left + wide, base + 2)
             if _inside(box) and not any(_overlap(box, other) for other in taken):
