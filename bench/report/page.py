@@ -96,6 +96,7 @@ def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
         "lines": [_line(line, firsts) for line in standing.lines], "choices": _choices(standing),
         "trade_offs": [(group, [_ours(plot) for plot in group.plots]) for group in trade_offs(standing.lines, standing.records)],
         "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
+        "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),
         "charts": [_ours(drawing) for drawing in curves(standing.records)],
         "drawings": beside.drawings, "audit": beside.audit,
         "sources": sources(standing.records), "environments": environments(standing.records),
@@ -239,7 +240,6 @@ def _latency(record: Record) -> dict[str, Any]:
         "p90": f"{values['whole_p90_ms']:.1f}" if "whole_p90_ms" in values else "n/a",
         "peak": f"{values['peak_memory_mb']:.0f}" if "peak_memory_mb" in values else "",
         "ratio": ratio, "against": (about["against"] or [""])[0], "marks": "; ".join([*([said] if said != "ok" else []), *about["marks"]]) or "quiet",
-        "conditions": conditions_line(record),
     }  # fmt: skip
 
 
