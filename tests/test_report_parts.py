@@ -13,7 +13,9 @@ from bench import places
 from bench.leaderboard import lines
 from bench.orders import choice_of, of_line
 from bench.records import Record
+from bench.report import judge
 from bench.report.figures import drawings
+from bench.report.page import page
 from bench.report.provenance import environments, gist, rebuild, sources
 from bench.report.provenance import of_line as command_of
 from bench.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, scatter, steps
@@ -241,3 +243,21 @@ def test_the_committed_drawings_are_of_data_that_may_be_shown():
     found = drawings(places.SOURCE / "results" / "figures")
     assert {each.data for each in found} <= {"bccd", "aquarium", "scenes-v1", "none"}
     assert all(each.alt and each.attribution for each in found)
+
+
+# ---- latency on the page
+
+
+def test_the_page_shows_a_latency_with_its_ratio_marks_and_conditions():
+    seen = {"load_before": 0.1, "foreign_cores": 0.0, "throttled": False, "foreign_gpu_processes": 0}
+    values = {"prepare_ms": 1.0, "network_ms": 7.0, "finish_ms": 1.5, "whole_ratio": 0.5, "whole_ratio_low": 0.4, "whole_ratio_high": 0.6}
+    record = timed("k16-l5", 9.5, **values)
+    about = dict(record.context) | {"gpu": "", "image_list": "a" * 64, "versions": {"torch": "2.8.0"}, "seen": seen}
+    about |= {"against": ["condensing.fpn-r50.paper", "w"]}
+    about |= {"machine": {"name": "desk", "cpu": "a processor"}, "marks": ["noisy: others ran"]}
+    text = page(judge([replace(record, context=about)]))
+    assert "0.500 [0.400, 0.600]<small> condensing.fpn-r50.paper</small>" in text
+    assert "<td>noisy: others ran</td>" in text
+    assert "64 images of scenes-v1 (list aaaaaaaaaaaa), batch 1, 300 random RoIs each, float32, 1 threads, a processor, torch 2.8.0" in text
+    assert '<td class="n">n/a</td>' in text  # p90: too few samples
+    assert 'href="#rec-condensing.k16-l5.latency.abc"' in text
