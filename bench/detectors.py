@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 from bench import places
 from bench.assemble import build_detector
 from bench.scales import SCALES
-from bench.subjects import WEIGHTS, Subject, row_of, run_of
+from bench.subjects import DEPLOY, WEIGHTS, Subject, row_of, run_of
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def build(subject: Subject, data: str, classes: int) -> Any:
         row = row_of(subject)
         detector = build_detector(row, SCALES[subject.tier], row.setting.classes, seed=SEED)  # type: ignore[index]  # was checked to be a tier
     return detector.eval() if isinstance(detector, nn.Module) else detector
+
+
+def deployed(detector: Any, form: str, dtype: torch.dtype) -> Any:
+    """The detector in one of the forms of DEPLOY, found by name as bench imports no implementation; UserError where that form cannot be."""
+    module, function = DEPLOY[form]
+    return getattr(importlib.import_module(module), function)(detector, dtype)
 
 
 def _trained(run: Run, row: Row, classes: int) -> Any:

@@ -108,13 +108,18 @@ class Evidence:
         return fmean(values) if values else None
 
     def gain(self, row: str, tier: str, measure: str) -> float | None:
-        """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued."""
-        before = {record.seed: record.values for record in self.runs(row, tier)}
-        after = [record for record in self._of(row, tier, ("plateau",)) if record.status == "ok" and record.seed in before]
-        gains = [
-            record.values[measure] - before[record.seed][measure] for record in after if measure in record.values and measure in before[record.seed]
-        ]
-        return fmean(gains) if gains else None
+        """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued.
+
+        On the machine that is judged, or on another that ran and continued the same seeds: a plateau is the length's, not the machine's.
+        """
+        for machine in self._machines(tier):
+            before = {record.seed: record.values for record in self._of(row, tier, RUNS, machine) if record.status == "ok"}
+            after = [record for record in self._of(row, tier, ("plateau",), machine) if record.status == "ok" and record.seed in before]
+            both = [(record.values, before[record.seed]) for record in after]
+            gains = [then[measure] - first[measure] for then, first in both if measure in then and measure in first]
+            if gains:
+                return fmean(gains)
+        return None
 
     def saved_here(self, row: str, reference: str, tier: str) -> float | None:
         """Per cent of the reference's second stage that the row saves at this tier's scale: divisibility makes it differ from the paper's."""
@@ -151,8 +156,12 @@ class Evidence:
 
     def machine(self, tier: str) -> str:
         """The machine whose runs are judged at a tier: the one with the most, so that a row and its reference ran on the same."""
+        return next(iter(self._machines(tier)), "")
+
+    def _machines(self, tier: str) -> tuple[str, ...]:
+        """Those with runs at a tier, the one with the most first."""
         counted = Counter(machine_of(record) for record in self.records if self._at(record, tier, RUNS))
-        return min(counted, key=lambda name: (-counted[name], name), default="")
+        return tuple(sorted(counted, key=lambda name: (-counted[name], name)))
 
     def _at(self, record: Record, tier: str, kinds: tuple[str, ...]) -> bool:
         return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and self._on_data(record)
@@ -160,8 +169,8 @@ class Evidence:
     def _on_data(self, record: Record) -> bool:
         return record.tier != "proxy" or record.context.get("data", MAIN) == self.data
 
-    def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
-        machine, row = self.machine(tier), self._twin(row, tier)
+    def _of(self, row: str, tier: str, kinds: tuple[str, ...], machine: str = "") -> tuple[Record, ...]:
+        machine, row = machine or self.machine(tier), self._twin(row, tier)
         found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
         ordered = tuple(sorted(found, key=lambda record: (record.seed, record.id)))
         self._note(ordered)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.datasets import DATASETS
-from bench.datasets.source import Data
+from bench.datasets.source import JOIN, Data, files_of, parse_data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
 from bench.spec import Backbone, Derive, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
@@ -75,7 +75,7 @@ def everything(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     for paper in papers:
         for variant in paper.variants:
             rows = tuple(row for row in variant.rows if not choice.rows or row in choice.rows)
-            found += plan([paper], replace(choice, data=Data("scenes", variant.data), rows=rows)) if rows else ()
+            found += plan([paper], replace(choice, data=parse_data(variant.data), rows=rows)) if rows else ()
     return tuple({run.id: run for run in found}.values())
 
 
@@ -183,7 +183,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
 
 def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
     """Whether a plateau proof goes on from this run: the first seed of a headline row, on the embedded data."""
-    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and run.data.kind == SCENES.kind
+    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and not run.data.parts
     return first and papers[run.paper].row(run.row).headline
 
 
@@ -247,8 +247,12 @@ def metrics_digest() -> str:
 
 def _data(data: Data) -> dict[str, object]:
     """The data by its content, as far as its annotations say it, never by where it lies."""
-    parts = {key: file_hash(Path(value)) if Path(value).is_file() else Path(value).name for key, value in data.parts}
+    parts = {key: JOIN.join(map(_content, files_of(value) if data.kind == "joined" else (value,))) for key, value in data.parts}
     return {"data": data.name, "parts": parts}
+
+
+def _content(value: str) -> str:
+    return file_hash(Path(value)) if Path(value).is_file() else Path(value).name
 
 
 def file_hash(path: Path) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench import machine, places
 from bench.catalogue import find_paper
 from bench.datasets import open_split, parse_data
 from bench.datasets.source import SPLITS
+from bench.digest import Place
 from bench.orders import ID, choice_of, with_needs
 from bench.plan import slug
 from bench.spec import TIERS
@@ -26,14 +29,27 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16", "float16")
 FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
 FORMS = "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0) or FILE.py:FUNCTION, a function that makes a detector"
+# Forms that a detector is timed in, as in condensing.fpn-r50@fused, and what makes them: oneDNN's fused kernels, torch.compile's, other runtimes.
+DEPLOY: Mapping[str, Place] = MappingProxyType(
+    {
+        "fused": ("implementations.layers.fused", "fused"),
+        "compiled": ("implementations.layers.compiled", "compiled"),
+        "onnx": ("implementations.adapters.onnx", "form"),
+        "openvino": ("implementations.adapters.openvino", "form"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed, as the user names it (FORMS). A row is built at `tier` with random weights; a run brings its tier and weights."""
+    """What is timed, as the user names it (FORMS). A row is built at `tier` with random weights; a run brings its tier and weights.
+
+    `form`: of DEPLOY; empty: the detector as it learns.
+    """
 
     name: str
     tier: str = "paper"
+    form: str = ""
 
     @property
     def kind(self) -> str:
@@ -43,10 +59,16 @@ class Subject:
     @property
     def label(self) -> str:
         """What tables and records call it; no path of a machine."""
+        form = f"@{self.form}" if self.form else ""
         if self.kind == "file":
             path, function = self.name.rsplit(":", 1)
-            return f"file.{slug(f'{Path(path).stem}-{function}')}"
-        return self.name if self.kind == "run" else f"{self.name}.{self.tier}"
+            return f"file.{slug(f'{Path(path).stem}-{function}')}{form}"
+        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + form
+
+    @property
+    def row(self) -> str:
+        """The row's key in records: a deployed form is a row of its own, which no printed time is held against."""
+        return self.name.split(".")[1] + (f"@{self.form}" if self.form else "")
 
 
 @dataclass(frozen=True)
@@ -62,8 +84,11 @@ class Conditions:
 
 
 def find_subject(name: str, tier: str, data: str = "") -> Subject:
-    """The subject of that name; UserError if there is no such row, run or file."""
-    subject = Subject(name, tier)
+    """The subject of that name, or of NAME@FORM; UserError if there is no such row, run, file or form."""
+    name, at, form = name.partition("@")
+    if at and form not in DEPLOY:
+        raise UserError(f"{name}@{form}: there is no such form; allowed: {', '.join(DEPLOY)}, or the name alone")
+    subject = Subject(name, tier, form)
     if subject.kind == "file":
         if not Path(name.rsplit(":", 1)[0]).is_file():
             raise UserError(f"{name}: there is no such file; allowed: {FORMS}")
@@ -119,5 +144,5 @@ def check(conditions: Conditions) -> Split:
 def image_split(data: str) -> Split:
     """The test split of the data, or where a COCO text names none its val or train split."""
     chosen = parse_data(data)
-    named = [split for split in reversed(SPLITS) if chosen.kind != "coco" or chosen.part(split)]
+    named = [split for split in reversed(SPLITS) if chosen.kind not in {"coco", "joined"} or chosen.part(split)]
     return open_split(chosen, named[0])

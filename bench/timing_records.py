@@ -17,7 +17,7 @@ from bench.digest import callables, closure, digest, places_of
 from bench.percentiles import PERCENTILES, bound
 from bench.plan import file_hash
 from bench.records import Record, write_atomically, write_record
-from bench.subjects import Subject, row_of
+from bench.subjects import DEPLOY, Subject, row_of
 from bench.timing import Lane, Session
 from bench.two_samples import ratio_of_medians
 from bench.types import UserError
@@ -48,12 +48,12 @@ def keep(session: Session) -> tuple[Record, ...]:
 
 def _record(session: Session, lane: Lane, reference: Lane | None) -> Record:
     subject, context = lane.subject, _context(session, lane, reference)
-    paper, row = ("file", subject.label.partition(".")[2]) if subject.kind == "file" else subject.name.split(".")[:2]
+    paper, row = ("file", subject.label.partition(".")[2]) if subject.kind == "file" else (subject.name.split(".")[0], subject.row)
     seed = int(subject.name.rsplit(".s", 1)[1].split(".")[0]) if subject.kind == "run" else 0
     tier = subject.tier if subject.kind != "file" else ""
     status, values = ("failed", {}) if lane.failed else ("ok", _values(session, lane, reference))
     name = f"{subject.label}.latency.{key(context)}"
-    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, _digest(subject), values, context=context)  # type: ignore[arg-type]
+    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, subject_digest(subject), values, context=context)  # type: ignore[arg-type]
 
 
 # ---- what names a record
@@ -67,14 +67,17 @@ def key(context: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _digest(subject: Subject) -> str:
+def subject_digest(subject: Subject) -> str:
     """Of the meter's source and the detector's."""
     meter = (("bench.meters.latency", "time_image"), ("bench.meters.rois", "hold_rois"))
     if subject.kind == "file":
         return digest({"file": file_hash(Path(subject.name.rsplit(":", 1)[0]))}, closure(meter))
     row = row_of(subject)
     settings = {"kind": "latency", "tier": subject.tier, "row": row.build, "arguments": row.arguments, "setting": row.setting}
-    return digest(settings, closure((*meter, *places_of(callables([row.build, row.arguments])))))
+    deployed = (DEPLOY[subject.form],) if subject.form else ()
+    return digest(
+        settings | ({"form": subject.form} if deployed else {}), closure((*meter, *deployed, *places_of(callables([row.build, row.arguments]))))
+    )
 
 
 def current_digest(record: Record) -> str:
@@ -82,7 +85,8 @@ def current_digest(record: Record) -> str:
     if record.paper == "file":
         return ""
     try:
-        return _digest(Subject(f"{record.paper}.{record.row}", record.tier))
+        row, _, form = record.row.partition("@")
+        return subject_digest(Subject(f"{record.paper}.{row}", record.tier, form))
     except UserError:
         return ""
 

@@ -24,6 +24,7 @@ COMMANDS = (
     "run",
     "cost",
     "score",
+    "compare",
     "tables",
     "leaderboard",
     "publish",

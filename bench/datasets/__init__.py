@@ -33,13 +33,21 @@ def _coco(data: Data, split: str) -> Split:
     return open_coco(data, split)
 
 
+def _joined(data: Data, split: str) -> Split:
+    from bench.datasets.joined import open_joined
+
+    return open_joined(data, split)
+
+
 def _voc(data: Data, split: str) -> Split:
     from bench.datasets.voc import open_voc
 
     return open_voc(data, split)
 
 
-DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType({"scenes": _scenes, "variant": _variant, "coco": _coco, "voc": _voc})
+DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType(
+    {"scenes": _scenes, "variant": _variant, "coco": _coco, "joined": _joined, "voc": _voc}
+)
 
 
 def open_split(data: Data, split: str) -> Split:
