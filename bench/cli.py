@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli_app import AsJson, DataText, Init, Quiet, Rows, Seeds, Tier, app, say
+from bench.leaderboard_command import Committed, board
 from bench.types import UserError
 
 if TYPE_CHECKING:
     from bench.plan import Choice, Run
-    from bench.report import Standing
 
 
 @app.command("list")
@@ -126,15 +126,6 @@ def cost(
             print_costs(records, Console())
 
 
-def _standing(committed: bool) -> Standing:
-    from bench.publish import committed_standing, local_standing
-
-    return committed_standing() if committed else local_standing()
-
-
-Committed = Annotated[bool, typer.Option("--committed", help="From the committed records alone, without this machine's.")]
-
-
 @app.command()
 def tables(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, every built paper.")] = "",
@@ -145,9 +136,10 @@ def tables(
     """Every published cell beside the measured one, with an outcome and its reason; also written to results/local."""
     from bench import places
     from bench.catalogue import find_paper
+    from bench.publish import shown_standing
     from bench.report import of_paper, print_tables, render
 
-    standing = _standing(committed)
+    standing = shown_standing(committed=committed)
     folder = Path(out) if out else places.local_results()
     written = render(standing, folder)
     if quiet:
@@ -160,27 +152,7 @@ def tables(
     say(f"{len(written)} files written to {folder}")
 
 
-@app.command()
-def leaderboard(
-    committed: Committed = False,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
-) -> None:
-    """The standings: every row that was run or counted, best first within a tier and its data."""
-    from bench.leaderboard import as_csv
-    from bench.report import print_leaderboard
-
-    found = _standing(committed)
-    if csv:
-        typer.echo(as_csv(found.lines).decode(), nl=False)
-        return
-    from rich.console import Console
-
-    from bench.report import latencies
-    from bench.timing_table import print_latencies
-
-    print_leaderboard(found.lines, Console())
-    if latencies(found):
-        print_latencies(latencies(found), Console())
+app.add_typer(board, name="leaderboard")
 
 
 @app.command()
@@ -189,11 +161,12 @@ def cells(
 ) -> None:
     """Every published cell of every paper: printed, measured, outcome, reason, tier."""
     from bench.catalogue import catalogue
+    from bench.publish import shown_standing
     from bench.report import as_object
 
     if paper and paper not in catalogue():
         raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(catalogue())}")
-    found = [as_object(outcome) for outcome in _standing(committed).outcomes if paper in {"", outcome.paper}]
+    found = [as_object(outcome) for outcome in shown_standing(committed=committed).outcomes if paper in {"", outcome.paper}]
     if as_json:
         say(json.dumps(found, indent=1))
         return
@@ -203,11 +176,18 @@ def cells(
 
 @app.command()
 def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Although the tree differs from its commit.")] = False) -> None:
-    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them."""
+    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them.
+
+    A dirty tree is refused, and so is each stale record, in a line of its own, with exit code 2; what stands is published beside them.
+    """
     from bench.publish import publish as move
 
-    written = move(allow_dirty=allow_dirty)
-    say(f"{len(written)} files written; look at `git status` and commit them")
+    moved = move(allow_dirty=allow_dirty)
+    say(f"{len(moved.written)} files written; look at `git status` and commit them")
+    for line in moved.refused:
+        typer.echo(line, err=True)
+    if moved.refused:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Difference:
 class Evidence:
     """All that is known of one paper, by its runs on one kind of scenes.
 
-    `digests`: what each record's run depends on now, by record id; None: not asked.
+    `digests`: what each record's run depends on now, by record id; None: not asked. `seen`: takes the ids of records as they are looked at.
     """
 
     paper: Paper | None
@@ -52,11 +52,22 @@ class Evidence:
     differences: tuple[Difference, ...] = ()
     digests: Mapping[str, str] | None = None
     data: str = MAIN  # what the runs of the proxy tier that count were trained and tested on: a negative control judges no published cell
+    seen: set[str] | None = field(default=None, compare=False, repr=False)
+
+    def watched(self) -> tuple[Evidence, set[str]]:
+        """The same evidence, and a set that will hold the id of every record that it is asked for: what a verdict rests on."""
+        seen: set[str] = set()
+        return replace(self, seen=seen), seen
+
+    def _note(self, found: Iterable[Record]) -> None:
+        if self.seen is not None:
+            self.seen.update(record.id for record in found)
 
     def cost(self, row: str) -> Record | None:
         """The cost record of a row, one that could not be counted too; None where nobody tried."""
         found = [record for record in self.records if record.kind == "cost" and (record.paper, record.row) == (self.published.paper, row)]
         found.sort(key=lambda record: record.status != "ok")
+        self._note(found[:1])
         return found[0] if found else None
 
     def latencies(self, row: str, status: str = "ok") -> tuple[Record, ...]:
@@ -67,13 +78,17 @@ class Evidence:
             for record in self.records
             if record.kind == "latency" and record.status == status and (record.paper, record.row, record.tier) == own
         ]
-        return tuple(sorted(found, key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id)))
+        found.sort(key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id))
+        self._note(found)
+        return tuple(found)
 
     def training(self, row: str) -> Record | None:
         """How long a row trains against another, measured in turns with it; None where nobody did."""
         own = (self.published.paper, row)
         found = [record for record in self.records if record.kind == "training" and record.status == "ok" and (record.paper, record.row) == own]
-        return min(found, key=lambda record: record.id, default=None)
+        found.sort(key=lambda record: record.id)
+        self._note(found[:1])
+        return found[0] if found else None
 
     def tier(self, row: str) -> str:
         """The tier at which this row's accuracy is judged; empty if it has no run there."""
@@ -157,7 +172,9 @@ class Evidence:
     def _of(self, row: str, tier: str, kinds: tuple[str, ...], machine: str = "") -> tuple[Record, ...]:
         machine, row = machine or self.machine(tier), self._twin(row, tier)
         found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
-        return tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+        ordered = tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+        self._note(ordered)
+        return ordered
 
     def _twin(self, row: str, tier: str) -> str:
         """The row under whose name this row's runs stand: below the paper's tier, twins share those of the first."""
