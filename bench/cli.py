@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench import cli_reading
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -363,6 +364,9 @@ def draw(
     from bench.drawing import draw_run
 
     say(draw_run(name, Path(out), data, image))
+
+
+app.command()(cli_reading.audit)
 
 
 def main() -> None:

@@ -224,6 +224,23 @@ class Claim:
     headline: bool = False
 
 
+FindingKind = Literal["contradicted", "copied", "shown nowhere", "left out"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Where a paper's printed numbers may disagree with each other, in a findings.py: found anew from the cells each time it is asked.
+
+    `find(printed)` is given a bench.audit.Printed and gives the arithmetic that shows the disagreement, or nothing where there is none.
+    """
+
+    key: str  # unique in its paper
+    kind: FindingKind
+    title: str  # what is found, in words; it holds no printed number, as the cell may change
+    source: str  # table, section and line of the paper
+    find: Callable[[Any], str]
+
+
 @dataclass(frozen=True)
 class CostRule:
     """What a paper's cost columns are of, and by which conventions it counted them (bench/meters)."""
