@@ -367,6 +367,7 @@ def draw(
 
 
 app.command()(cli_reading.audit)
+app.command()(cli_reading.pareto)
 
 
 def main() -> None:

@@ -113,13 +113,3 @@ def compressed_values(detector: Any) -> dict[str, float]:
         "own_stored_mb": stored,
         "own_stored_ratio": stored / arithmetic if arithmetic else 0.0,
     }
-
-
-def speedup_realised(*, faster: bool, interval: tuple[float, float] | None) -> str:
-    """Whether a saving is one on the clock: "yes" only where the interval of compressed over dense time lies below one.
-
-    `faster`: whether any kernel has less to do; without that a saving in multiply-adds is "no", timed or not.
-    """
-    if interval is not None and interval[1] < 1:
-        return "yes"
-    return "not timed" if interval is None and faster else "no"
