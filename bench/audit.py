@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from bench.catalogue import FOLDER, catalogue
+from bench.catalogue import FOLDER, printing
 from bench.published import labels
 from bench.types import UserError
 from bench.verdicts import printed_number
@@ -100,7 +100,7 @@ def checks_of(paper: str) -> tuple[Check, ...]:
 
 def findings(paper: str = "") -> tuple[Finding, ...]:
     """Of one paper, or of all by key, in the order in which their checks stand; UserError for a paper that there is not."""
-    entries = catalogue()
+    entries = printing()
     if paper and paper not in entries:
         raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(entries)}")
     return tuple(found for key, entry in entries.items() if paper in {"", key} for found in audit(entry.published, checks_of(key)))
@@ -108,7 +108,7 @@ def findings(paper: str = "") -> tuple[Finding, ...]:
 
 def asked(paper: str = "") -> dict[str, int]:
     """How many checks there are of each paper, those that find nothing among them."""
-    return {key: len(checks_of(key)) for key in catalogue() if paper in {"", key}}
+    return {key: len(checks_of(key)) for key in printing() if paper in {"", key}}
 
 
 def print_findings(found: Sequence[Finding], counts: dict[str, int], console: Console) -> None:

@@ -273,11 +273,11 @@ def cells(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, all of them.")] = "", committed: Committed = False, as_json: AsJson = False
 ) -> None:
     """Every published cell of every paper: printed, measured, outcome, reason, tier."""
-    from bench.catalogue import catalogue
+    from bench.catalogue import printing
     from bench.report import as_object
 
-    if paper and paper not in catalogue():
-        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(catalogue())}")
+    if paper and paper not in printing():
+        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(printing())}")
     found = [as_object(outcome) for outcome in _standing(committed).outcomes if paper in {"", outcome.paper}]
     if as_json:
         say(json.dumps(found, indent=1))

@@ -157,7 +157,7 @@ class Row:
     build: Builder | None  # None: a row that the paper quotes from elsewhere
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
-    needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
+    needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from; PAPER.ROW for a row of another paper (Paper.others)
     # who puts the first weights in: the harness those of the pretrained backbone; the builder, out of request.inputs[PRETRAINED]; or the builder,
     # out of the rows that it needs, so that no pretrained backbone is asked for
     start: Start = "backbone"
@@ -271,6 +271,7 @@ class Paper:
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
     variants: tuple[Variant, ...] = ()
+    others: tuple[Paper, ...] = ()  # papers whose rows some rows of this one need
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
     def row(self, key: str) -> Row:

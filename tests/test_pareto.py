@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import pareto_points
+from bench.assemble import build_detector
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
 from bench.gather import read_stored
@@ -18,6 +19,7 @@ from bench.own_costs import own_costs
 from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
 from bench.records import Record, write_record
 from bench.report.pareto_plot import draw
+from bench.scales import SCALES
 from bench.speedup import source_of, speedup_of, speedup_realised
 from bench.types import Predictions, UserError
 
@@ -170,13 +172,19 @@ def _read(each):
 # ---- costs of a row at a tier
 
 
-def test_own_costs_of_a_compressed_row_are_those_of_its_record_else_counted():
-    paper = built()["compression"]
-    dense = own_costs(paper.row("dense"), "smoke", 4)
-    half = own_costs(paper.row("backbone-50"), "smoke", 4)
-    assert dense["own_macs_g"] == half["own_macs_g"]
-    assert half["own_arithmetic_mb"] < dense["own_arithmetic_mb"]
-    assert own_costs(paper.row("int8"), "smoke", 4) == {}  # a matter of its weights: only a record can say
+def test_own_costs_are_by_hand_and_a_compressed_rows_are_left_to_its_record():
+    """The head of FPN at the smoke scale: two fully connected layers and the answers, 1000 RoIs, on what the other parts cost."""
+    paper = built()["condensing"]
+    found = own_costs(paper.row("fpn-r50"), "smoke", 4)
+    detector = build_detector(paper.row("fpn-r50"), SCALES["smoke"], 4, seed=0)
+    assert found["own_arithmetic_mb"] == pytest.approx(4e-6 * sum(p.numel() for p in detector.parameters()))
+    head = detector.regions.head
+    per_roi = sum(layer.weight.numel() for layer in (head.fc6, head.fc7, head.predictor.cls_score, head.predictor.bbox_pred))
+    condensed = own_costs(paper.row("k1-l1"), "smoke", 4)
+    assert found["own_macs_g"] > per_roi * 1000 / 1e9
+    assert condensed["own_stored_mb"] < found["own_stored_mb"]
+    assert own_costs(built()["compression"].row("backbone-50"), "smoke", 4) == {}
+    assert own_costs(built()["compression"].row("int8"), "smoke", 4) == {}
 
 
 # ---- speed

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, TypeVar
 
-from bench.catalogue import catalogue
+from bench.catalogue import printing
 from bench.claims import ClaimOutcome, decide
 from bench.evidence import Difference, Evidence
 from bench.leaderboard import Line, as_csv, lines
@@ -57,7 +57,7 @@ def judge(records: Sequence[Record], differences: Sequence[Difference] = (), dig
     """Every published cell and sentence of every paper beside these records."""
     outcomes: list[Outcome] = []
     claims: list[ClaimOutcome] = []
-    entries = catalogue()
+    entries = printing()
     for key, entry in entries.items():
         own = tuple(record for record in records if record.paper == key)
         evidence = Evidence(entry.paper, entry.published, own, tuple(differences) if own else (), digests)
