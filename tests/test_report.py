@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from bench.catalogue import catalogue
+from bench.catalogue import printing
 from bench.evidence import Difference
 from bench.records import Record
 from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_leaderboard, print_tables, render
@@ -86,7 +86,7 @@ def test_the_page_is_whole_static_and_escapes_every_text(standing, tmp_path):
     assert all(link.startswith("#") for link in page.links)  # nothing is fetched
     assert any(EVIL in piece for piece in page.text)
     assert page.tags.count("svg") == 2  # AP and loss of the proxy runs
-    for entry in catalogue().values():
+    for entry in printing().values():
         assert entry.published.title in page.text
     assert "http" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"', "", text)
 
