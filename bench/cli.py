@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench import cli_reading
 from bench.cli_app import AsJson, DataText, Init, Quiet, Rows, Seeds, Tier, app, say
 from bench.leaderboard_command import Committed, board
 from bench.types import UserError
@@ -160,12 +161,12 @@ def cells(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, all of them.")] = "", committed: Committed = False, as_json: AsJson = False
 ) -> None:
     """Every published cell of every paper: printed, measured, outcome, reason, tier."""
-    from bench.catalogue import catalogue
+    from bench.catalogue import printing
     from bench.publish import shown_standing
     from bench.report import as_object
 
-    if paper and paper not in catalogue():
-        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(catalogue())}")
+    if paper and paper not in printing():
+        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(printing())}")
     found = [as_object(outcome) for outcome in shown_standing(committed=committed).outcomes if paper in {"", outcome.paper}]
     if as_json:
         say(json.dumps(found, indent=1))
@@ -262,6 +263,9 @@ def draw(
 
 
 import bench.cli_measuring  # noqa: E402, F401 - its commands register themselves, after those above
+
+app.command()(cli_reading.audit)
+app.command()(cli_reading.pareto)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from bench.catalogue import catalogue
+from bench.catalogue import printing
 from bench.evidence import Difference
 from bench.leaderboard_table import print_leaderboard
 from bench.records import Record
@@ -113,7 +113,7 @@ def test_the_page_is_whole_static_and_escapes_every_text(standing, tmp_path):
     assert all(link.startswith(("#", "data:image/")) for link in reader.links)  # nothing is fetched
     assert any(EVIL in piece for piece in reader.text)
     assert reader.tags.count("svg") == 2 + 1 + 5  # AP and loss of the proxy runs, a bar of outcomes for all and for each paper
-    for entry in catalogue().values():
+    for entry in printing().values():
         assert entry.published.title in reader.text
     assert "://" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"', "", text)
 

@@ -71,21 +71,31 @@ def seed_and_image_interval(
     """
     if len(runs_a) != len(runs_b) or not runs_a:
         raise ValueError(f"{len(runs_a)} and {len(runs_b)} runs: a paired difference needs the same seeds of both, at least one")
-    if len({(run.images, run.form, len(run.starts)) for run in (*runs_a, *runs_b)}) > 1:
+    a, b = resampled([*runs_a, *runs_b], samples=samples, seed=seed, groups=groups).reshape(2, len(runs_a), -1)
+    return over_seeds(a - b, seed=seed)
+
+
+def resampled(runs: Sequence[Matches], *, samples: int = 1000, seed: int = 0, groups: Ints | None = None) -> Floats:
+    """(S, 1 + B): each run's AP on all images first, then on resamples of them, which are the same whenever as many images are asked for."""
+    if len({(run.images, run.form, len(run.starts)) for run in runs}) > 1:
         raise ValueError("runs on different images, classes or metrics cannot be paired")
-    images = runs_a[0].images
+    images = runs[0].images
     if groups is not None and len(groups) != images:
         raise ValueError(f"{len(groups)} groups named for {images} images; each image needs one")
     drawn_images = image_weights(images, samples, seed) if groups is None else group_weights(groups, samples, seed)
     weights = np.concatenate([np.ones((images, 1), np.float32), drawn_images], axis=1)
     with ThreadPoolExecutor(2) as pool:  # numpy works outside the interpreter's lock
-        a, b = np.array(list(pool.map(lambda run: aps(run, weights), [*runs_a, *runs_b]))).reshape(2, len(runs_a), -1)
-    table = a - b  # (S, 1 + B), the point estimate on all images first
+        return np.array(list(pool.map(lambda run: aps(run, weights), runs)))
+
+
+def over_seeds(table: Floats, *, seed: int = 0) -> Difference:
+    """The mean over the seeds of what `resampled` gives, or of two such tables' difference; each resample draws the seeds too."""
+    samples = table.shape[1] - 1
     drawn = np.random.default_rng([seed, 1]).integers(0, len(table), size=(len(table), samples))
-    resampled = np.take_along_axis(table[:, 1:], drawn, axis=0).mean(axis=0)
-    resampled = resampled[~np.isnan(resampled)]  # a resample without any object says nothing
-    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
-    return Difference(float(table[:, 0].mean()), float(low), float(high), resampled)
+    means = np.take_along_axis(table[:, 1:], drawn, axis=0).mean(axis=0)
+    means = means[~np.isnan(means)]  # a resample without any object says nothing
+    low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (np.nan, np.nan)
+    return Difference(float(table[:, 0].mean()), float(low), float(high), means)
 
 
 def smallest_detectable_difference(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:

@@ -11,7 +11,7 @@ from math import isnan
 from typing import TYPE_CHECKING, TypeVar
 
 from bench import places
-from bench.catalogue import catalogue
+from bench.catalogue import printing
 from bench.claims import ClaimOutcome, decide
 from bench.evidence import Difference, Evidence
 from bench.leaderboard import Line, as_csv, lines
@@ -59,7 +59,7 @@ def judge(records: Sequence[Record], differences: Sequence[Difference] = (), dig
     """Every published cell and sentence of every paper beside these records."""
     outcomes: list[Outcome] = []
     claims: list[ClaimOutcome] = []
-    entries = catalogue()
+    entries = printing()
     for key, entry in entries.items():
         own = tuple(record for record in records if record.paper == key)
         evidence = Evidence(entry.paper, entry.published, own, tuple(differences) if own else (), digests)
