@@ -111,6 +111,11 @@ def asked(paper: str = "") -> dict[str, int]:
     return {key: len(checks_of(key)) for key in printing() if paper in {"", key}}
 
 
+def rows(paper: str = "") -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """The findings as the page shows them: title, arithmetic, sources."""
+    return tuple((f"{each.paper}: {each.title} ({each.kind})", each.arithmetic, (each.source,)) for each in findings(paper))
+
+
 def print_findings(found: Sequence[Finding], counts: dict[str, int], console: Console) -> None:
     """Every finding with its arithmetic, paper by paper, and how many checks found nothing."""
     for paper, count in counts.items():

@@ -135,14 +135,14 @@ def tables(
     out: Annotated[str, typer.Option("--out", help="Where to write; results/local if left out.")] = "",
 ) -> None:
     """Every published cell beside the measured one, with an outcome and its reason; also written to results/local."""
-    from bench import places
+    from bench import audit, places
     from bench.catalogue import find_paper
     from bench.publish import shown_standing
     from bench.report import of_paper, print_tables, render
 
     standing = shown_standing(committed=committed)
     folder = Path(out) if out else places.local_results()
-    written = render(standing, folder)
+    written = render(standing, folder, audit=audit.rows())
     if quiet:
         return
     from rich.console import Console

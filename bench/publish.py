@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import machine, places
+from bench import audit, machine, places
 from bench.gather import Stored, current_digests, digests_of, read_stored, standing
 from bench.plan import metrics_digest
 from bench.records import Record, write_record
@@ -72,7 +72,7 @@ def publish(*, allow_dirty: bool = False) -> Moved:
     taken = [each for each in found if _stands(each.record, digests)]
     written = [path for each in taken for path in _copy(each)]
     refused = tuple(_refused(each.record) for each in found if not _stands(each.record, digests))
-    return Moved((*written, *render(committed_standing(), places.home() / "results")), refused)
+    return Moved((*written, *render(committed_standing(), places.home() / "results", audit=audit.rows())), refused)
 
 
 def _refused(record: Record) -> str:

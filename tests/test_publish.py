@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import cli, places
+from bench import audit, cli, places
 from bench.catalogue import built
 from bench.gather import read_stored
 from bench.metrics import score_all
@@ -65,7 +65,7 @@ def test_what_stands_is_committed_and_its_tables_come_again_byte_for_byte(home, 
     assert read_record(target) == record
     assert target.with_suffix(".parquet").read_bytes() == (places.run_folder(run.id) / "predictions.parquet").read_bytes()
     again = tmp_path / "again"
-    render(committed_standing(), again)
+    render(committed_standing(), again, audit=audit.rows())
     made = files(again)
     assert {name: data for name, data in files(home / "results").items() if not name.startswith("records/")} == made
     assert run.id.rpartition(".")[0].encode() in made["leaderboard.csv"]
