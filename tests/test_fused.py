@@ -110,6 +110,8 @@ def test_what_is_fused_and_that_the_original_is_left_alone() -> None:
 def test_what_is_unknown_or_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="nothing of Linear is known here"):
         fused(nn.Linear(2, 2))
+    with pytest.raises(UserError, match="its kernels are the CPU's; allowed: --device cpu"):
+        fused(nn.Linear(2, 2, device="meta"))
     monkeypatch.setattr(module, "available", lambda: False)
     with pytest.raises(UserError, match="no oneDNN"):
         fused(nn.Linear(2, 2))
