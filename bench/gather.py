@@ -133,8 +133,8 @@ def _no_print(paper: Paper) -> Published:
 
 def _pairs(evidence: Evidence, row: str, reference: str, tier: str) -> tuple[tuple[Record, Record], ...]:
     """The runs of a row beside those of its reference, by seed, on the same images."""
-    others = {record.seed: record for record in evidence.runs(reference, tier)}
-    ours = [record for record in evidence.runs(row, tier) if record.seed in others]
+    others = {record.seed: record for record in evidence.runs(reference, tier, row)}
+    ours = [record for record in evidence.runs(row, tier, reference) if record.seed in others]
     return tuple((record, others[record.seed]) for record in ours if _images(record) == _images(others[record.seed]))
 
 
