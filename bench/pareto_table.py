@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bench import places
 from bench.pareto import AXES, HEAD, Field, cells, standing
 from bench.pareto_points import Question, field_of
+from bench.pareto_record import keep
 from bench.records import write_atomically
 from bench.spec import TIERS, Tier
 from bench.types import UserError
@@ -65,6 +66,8 @@ def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: 
     write_atomically(folder / "pareto.csv", as_csv(known))
     draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {data}: blue is beaten by nothing for certain")
     print(f"pareto.csv, pareto.svg and pareto.png written to {folder}")  # noqa: T201 - the command's answer
+    if not rows:
+        print(f"kept for the page, which `leandet publish` renders: {keep(known, tier)}")  # noqa: T201 - the command's answer
 
 
 def as_objects(known: Field) -> list[dict[str, object]]:
