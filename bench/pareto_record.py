@@ -48,7 +48,7 @@ def record_of(known: Field, tier: str) -> Record:
     }
     digest = sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
     samples = {"points": points, "missing": list(known.missing)}
-    return Record(name, "pareto", "", "", tier, 0, "ok", "", digest, {"points": float(len(points))}, samples=samples, context=context)  # type: ignore[arg-type]
+    return Record(name, "pareto", "", "", tier, 0, "ok", "", digest, {"points": float(len(points))}, samples=samples, context=context)
 
 
 def keep(known: Field, tier: str) -> Path:

@@ -5,6 +5,8 @@ The numbers are those of `leandet pareto` (bench.pareto_record): mean over seeds
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,9 +44,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: its rows that have runs, in order; what the paper prints, as (where, AP), the reference among them."""
+    """One series: its rows that have runs, in order; what the paper prints of it, as (where, AP), the reference among them."""
 
     name: str
+    number: int  # its place among the sweep's series
     places: tuple[Place, ...]
     missing: tuple[float, ...]  # where a row has no run yet
     printed: tuple[tuple[float, float], ...]
@@ -66,6 +69,7 @@ class Drawn:
     machine: str
     start: Place  # the reference
     lines: tuple[Line, ...]
+    printed: tuple[tuple[float, float], ...]  # of the series that the paper prints, whether it has runs here or not
 
 
 def sweeps(records: Sequence[Record]) -> tuple[Drawn, ...]:
@@ -84,15 +88,16 @@ def _drawn(paper: str, sweep: Sweep, published: Published, record: Record, *, kn
     if start is None:
         return None
     first = Place(where, start)
-    lines = tuple(line for series in sweep.series if (line := _line(paper, sweep, series, published, known=known, start=first)).places)
-    return Drawn(paper, sweep, record.tier, str(record.context["data"]), machine_of(record), first, lines) if lines else None
-
-
-def _line(paper: str, sweep: Sweep, series: Series, published: Published, *, known: Mapping[str, Kept], start: Place) -> Line:  # noqa: PLR0913
-    found = {along: known.get(f"{paper}.{key}") for along, key in series.rows}
-    there = tuple(Place(along, kept) for along, kept in found.items() if kept is not None)
-    missing = tuple(along for along, kept in found.items() if kept is None)
-    return Line(series.name, there, missing, _printed(series, published), shape(start, there, sweep, missing) if there else "")
+    lines = []
+    for number, series in enumerate(sweep.series):
+        rows = {along: known.get(f"{paper}.{key}") for along, key in series.rows}
+        places = tuple(Place(along, kept) for along, kept in rows.items() if kept is not None)
+        missing = tuple(along for along, kept in rows.items() if kept is None)
+        if places:
+            lines.append(Line(series.name, number, places, missing, _printed(series, published), shape(first, places, sweep, missing)))
+    printed = tuple(value for series in sweep.series for value in _printed(series, published))
+    about = (record.tier, str(record.context["data"]), machine_of(record))
+    return Drawn(paper, sweep, *about, first, tuple(lines), printed) if lines else None
 
 
 def _printed(series: Series, published: Published) -> tuple[tuple[float, float], ...]:
@@ -113,8 +118,8 @@ def shape(start: Place, places: Sequence[Place], sweep: Sweep, missing: Sequence
     Flat: every interval of the difference to the reference lies within a point. Where runs are missing or fewer than five, that is said.
     """
     said = [_flat(places, sweep.flat_to), _falls(places, sweep.flat_to), _end(start, places, sweep, missing)]
-    seeds = min(place.kept.point.seeds for place in places)
-    said += [f"{seeds} seed{'s' * (seeds > 1)}, and {SEEDS} decide"] if seeds < SEEDS else []
+    young = [f"{place.along:g}" for place in (start, *places) if place.kept.point.seeds < SEEDS]
+    said += [f"fewer than {SEEDS} seeds, which decide, at {', '.join(young)}"] if young else []
     said += [f"no run at {', '.join(f'{along:g}' for along in missing)} yet"] if missing else []
     return "; ".join(part for part in said if part)
 
@@ -154,6 +159,15 @@ def _end(start: Place, places: Sequence[Place], sweep: Sweep, missing: Sequence[
 def rows(found: Sequence[Drawn]) -> list[tuple[str, ...]]:
     """Every place of every curve as the texts under HEAD, the reference first."""
     return [_texts(drawn, line, place) for drawn in found for line in drawn.lines for place in (drawn.start, *line.places)]
+
+
+def as_csv(found: Sequence[Drawn]) -> bytes:
+    """sweeps.csv: the same bytes for the same curves."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEAD)
+    writer.writerows(rows(found))
+    return text.getvalue().encode()
 
 
 def _texts(drawn: Drawn, line: Line, place: Place) -> tuple[str, ...]:

@@ -180,8 +180,8 @@ def _swept(records: Sequence[Record]) -> dict[str, bytes]:
     from bench import sweeps
     from bench.pareto_record import CSV_HEAD, csv_rows
 
-    points, places = csv_rows(records), sweeps.rows(sweeps.sweeps(records))
-    return ({"pareto.csv": _csv(CSV_HEAD, points)} if points else {}) | ({"sweeps.csv": _csv(sweeps.HEAD, places)} if places else {})
+    points, found = csv_rows(records), sweeps.sweeps(records)
+    return ({"pareto.csv": _csv(CSV_HEAD, points)} if points else {}) | ({"sweeps.csv": sweeps.as_csv(found)} if found else {})
 
 
 def latencies(standing: Standing) -> tuple[Record, ...]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Columns of the table: field of Costs -> its name; the star is explained below the table
 COSTS = {"stored_mb": "MB", "arithmetic_mb": "MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop", "ms": "ms"}
 AXIS_NAMES = {"stored_mb": "bytes", "macs_g": "multiply-adds", "ms": "time"}
-UNSEEN = {"no": "no kernel skips a zero", "not timed": "not timed"}  # what stands beside multiply-adds that were only saved on paper
+UNSEEN = {"no": "no kernel", "not timed": "not timed"}  # what stands beside multiply-adds that were only saved on paper
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     seeds: int
     costs: tuple[str, ...]
     speedup: str
-    beaten: tuple[tuple[str, str], ...]  # (axis, by what)
+    beaten: tuple[tuple[str, str], ...]  # (axes, by what)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def views(records: Sequence[Record]) -> tuple[View, ...]:
 def _view(record: Record, records: Sequence[Record]) -> View:
     kept = kept_of(record)
     plots = [_plot(kept, axis) for axis in AXES if any(getattr(each.point.costs, axis) for each in kept)]
-    untimed = () if any(each.point.costs.ms for each in kept) else ("No row was timed with these weights, so there is no plot against time.",)
+    untimed = () if any(each.point.costs.ms for each in kept) else ("No row was timed with these weights, so there is no plot against time",)
     old = changed(record, records)
     stale = f"{', '.join(old[:5])}{' and others' if len(old) > 5 else ''}: made anew since; next: leandet pareto --tier {record.tier}" if old else ""
     notes = (*untimed, *(str(said) for said in record.samples["missing"]), *((stale,) if stale else ()))
@@ -82,7 +82,8 @@ def _point(each: Kept, axis: str) -> Point:
 def _row(each: Kept) -> Row:
     point, (low, high) = each.point, each.point.interval
     costs = tuple(_cost(each, name) for name in COSTS)
-    beaten = tuple((AXIS_NAMES[axis], by) for axis, by in each.beaten.items() if by not in {"", "-"})
+    by = dict.fromkeys(text for text in each.beaten.values() if text not in {"", "-"})
+    beaten = tuple((", ".join(AXIS_NAMES[axis] for axis in AXES if each.beaten[axis] == text), text) for text in by)
     return Row(point.id, f"{point.ap:.2f}", f"{low:.1f} to {high:.1f}", point.seeds, costs, point.speedup, beaten)
 
 

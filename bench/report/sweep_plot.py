@@ -21,24 +21,29 @@ def sweep_plot(drawn: Drawn) -> str:
     """A figure of one sweep; every place is a point that can be reached by keyboard and says itself in words."""
     title = f"{drawn.sweep.title}: {drawn.tier} tier, {drawn.data}, {drawn.machine}"
     places = [drawn.start, *(place for line in drawn.lines for place in line.places)]
-    printed = [value for line in drawn.lines for value in line.printed]
-    ends = [place.along for place in places] + [along for along, _ in printed]
+    ends = [place.along for place in places] + [along for along, _ in drawn.printed]
     x = Axis(min(ends), max(ends) + 0.03 * (max(ends) - min(ends)), LEFT, WIDTH - RIGHT)
-    top = max([place.kept.point.interval[1] for place in places] + [value for _, value in printed])
+    top = max([place.kept.point.interval[1] for place in places] + [value for _, value in drawn.printed])
     y = Axis(0.0, 1.06 * top if top > 0 else 1.0, HEIGHT - BOTTOM, TOP)
-    body = [*_frame(x, y, drawn.sweep.along), *_printed(drawn.lines, x, y)]
-    for number, line in enumerate(drawn.lines):
-        body += _series(drawn, line, (x, y), number % KINDS)
-    body += [_mark(drawn.start, "the reference", (x, y), "ref"), *_legend(drawn.lines, printed=bool(printed))]
+    body = _frame(x, y, drawn.sweep.along)
+    if drawn.printed:
+        body.append(f'<polyline class="printed" points="{_path(drawn.printed, x, y)}"/>')
+    for line in drawn.lines:
+        body += _series(drawn, line, (x, y))
+    body += [_mark(drawn.start, "the reference", (x, y), "ref"), *_legend(drawn)]
     head = f'<figure><figcaption>{escape(title)}</figcaption><svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="group"'
     return f'{head} aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg></figure>'
 
 
-def _series(drawn: Drawn, line: Line, axes: tuple[Axis, Axis], number: int) -> list[str]:
-    x, y = axes
-    path = " ".join(f"{x.at(place.along):.1f},{y.at(place.ap):.1f}" for place in (drawn.start, *line.places))
-    marks = [_mark(place, line.name, axes, f"s{number}{'' if place.kept.point.seeds > 1 else ' one'}") for place in line.places]
-    return [f'<polyline class="s{number}" points="{path}"/>', *marks]
+def _series(drawn: Drawn, line: Line, axes: tuple[Axis, Axis]) -> list[str]:
+    kind = f"s{line.number % KINDS}"
+    path = _path([(place.along, place.ap) for place in (drawn.start, *line.places)], *axes)
+    marks = [_mark(place, line.name, axes, f"{kind}{'' if place.kept.point.seeds > 1 else ' one'}") for place in line.places]
+    return [f'<polyline class="{kind}" points="{path}"/>', *marks]
+
+
+def _path(places: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    return " ".join(f"{x.at(along):.1f},{y.at(value):.1f}" for along, value in places)
 
 
 def _mark(place: Place, name: str, axes: tuple[Axis, Axis], kind: str) -> str:
@@ -49,18 +54,13 @@ def _mark(place: Place, name: str, axes: tuple[Axis, Axis], kind: str) -> str:
     if gain is not None:
         said += f"; to {place.kept.reference} {gain.value:+.2f} [{gain.interval[0]:+.2f}, {gain.interval[1]:+.2f}]"
     bar = f"M{at:.1f} {y.at(high):.1f}V{y.at(low):.1f}M{at - 3:.1f} {y.at(high):.1f}h6M{at - 3:.1f} {y.at(low):.1f}h6"
-    shape = f'<rect x="{at - 4:.1f}" y="{up - 4:.1f}" width="8" height="8"/>' if kind == "ref" else f'<circle cx="{at:.1f}" cy="{up:.1f}" r="3.5"/>'
+    shape = f'<rect x="{at - 3.5:.1f}" y="{up - 3.5:.1f}" width="7" height="7"/>' if kind == "ref" else f'<circle cx="{at:.1f}" cy="{up:.1f}" r="3"/>'
     return f'<g class="pt {kind}" tabindex="0" role="img"><title>{escape(said)}</title><path d="{bar}"/>{shape}</g>'
 
 
-def _printed(lines: Sequence[Line], x: Axis, y: Axis) -> list[str]:
-    paths = (" ".join(f"{x.at(along):.1f},{y.at(value):.1f}" for along, value in line.printed) for line in lines if line.printed)
-    return [f'<polyline class="printed" points="{path}"/>' for path in paths]
-
-
-def _legend(lines: Sequence[Line], *, printed: bool) -> list[str]:
+def _legend(drawn: Drawn) -> list[str]:
     """At the lower left, where a curve that begins high and falls leaves room."""
-    names = [(f"s{number % KINDS}", line.name) for number, line in enumerate(lines)] + ([("printed", "printed, its own data")] if printed else [])
+    names = [(f"s{line.number % KINDS}", line.name) for line in drawn.lines] + ([("printed", "printed, its own data")] if drawn.printed else [])
     out = []
     for place, (kind, name) in enumerate(names):
         base = HEIGHT - BOTTOM - 8 - LEGEND * (len(names) - 1 - place)
