@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.catalogue import built
 from bench.evidence import MAIN, RUNS, Evidence, machine_of
 from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
-from bench.plan import canonical
+from bench.plan import canonical, slug
 from bench.published import Published
 from bench.speedup import source_of, speedup_of
 from bench.types import UserError
@@ -244,7 +244,8 @@ def _missing(known: Field, question: Question, machine: str) -> Iterator[str]:
             yield f"{key}: {some} at the {question.tier} tier on {machine}"
     untimed = [point.id for point in known.points if point.costs.ms is None]
     if untimed:
-        shown = " ".join(f"{name}.{question.tier}.s0" for name in untimed[:3])
+        data = "" if known.data == MAIN else f".{slug(known.data)}"
+        shown = " ".join(f"{name}.{question.tier}{data}.s0" for name in untimed[:3])
         yield f"{len(untimed)} of {len(known.points)} rows were not timed with their weights: leandet time {shown}{' ...' * (len(untimed) > 3)}"
     young = sum(point.seeds < 5 for point in known.points)
     if young:

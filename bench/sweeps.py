@@ -130,6 +130,7 @@ def _flat(places: Sequence[Place], limit: float) -> str:
         return f"nothing is known up to {limit:g}"
     worst, gain = min(low, key=lambda each: each[1].interval[0])
     least, most = gain.interval
+    limit = max(place.along for place, _ in low)
     told = f"at {worst.along:g} {gain.value:+.2f} [{least:+.2f}, {most:+.2f}]"
     if all(each.interval[0] > -FLAT and each.interval[1] < FLAT for _, each in low):
         return f"flat to {limit:g} within a point ({told})"

@@ -91,6 +91,7 @@ def test_a_curve_that_is_flat_falls_and_collapses_says_so():
         (LOST | {50: 1.0}, 0.3, "does not fall from 40 to 50"),
         (LOST | {90: 55.0}, 0.3, "not collapsed at 90: 8.3 % of the accuracy is left"),
         ({30: 0.4, 40: 2.0}, 0.3, "no run at 10, 20, 50, 70, 80, 90 yet"),
+        ({10: 0.4, 40: 2.0}, 0.3, "flat to 10 within a point"),
     ],
 )
 def test_what_a_curve_does_not_show_is_said(lost, half, said):
