@@ -260,6 +260,29 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Rows of one kind along a sweep, and what the paper prints of them."""
+
+    name: str  # "weights, one-shot"
+    rows: tuple[tuple[float, str], ...]  # (where, key of the row), the reference left out
+    printed: tuple[str, int] = ("", 0)  # id of the table, place of its accuracy's column; empty: not printed
+    places: tuple[tuple[float, int], ...] = ()  # (where, place of the printed row), the reference among them
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Accuracy over a quantity that a family of rows differs by, all compared with one row."""
+
+    key: str  # unique in its paper
+    title: str
+    along: str  # the quantity with its unit
+    reference: tuple[float, str]  # where, key of the row that all start from
+    series: tuple[Series, ...]
+    flat_to: float  # up to here the paper has it without a loss
+    least: float = 5.0  # per cent of the reference's accuracy: with less at the far end it has collapsed
+
+
+@dataclass(frozen=True)
 class Paper:
     """One paper: its key is the name of its folder."""
 
@@ -271,6 +294,7 @@ class Paper:
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
     variants: tuple[Variant, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
     others: tuple[Paper, ...] = ()  # papers whose rows some rows of this one need
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
