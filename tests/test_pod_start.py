@@ -33,7 +33,7 @@ def body_of(kind, folder, *, classes=4):
     """A file of a detector's weights, none of which a fresh detector has."""
     path = folder / "body.safetensors"
     state = build(f"body-{kind}-r50", classes=classes).state_dict()
-    save_file({name: torch.full_like(tensor, 0.25) for name, tensor in state.items()}, path)
+    save_file({name: torch.full_like(tensor, 2) for name, tensor in state.items()}, path)
     return path
 
 
@@ -58,7 +58,7 @@ def test_baseline_and_gsl_take_all_of_the_body_but_the_layers_that_name_classes(
         if name.startswith(NAMING) or ".predictor.linear." in name:
             assert tensor.equal(fresh[name])
         else:
-            assert tensor.eq(0.25).all(), name
+            assert tensor.eq(2).all(), name
     assert any(name.startswith(NAMING) for name in state)
 
 
@@ -73,7 +73,7 @@ def test_fd_starts_from_the_bodys_weights_too(kind, tmp_path):
     row = f"{kind}-r50-gsl"
     fd = build(f"{kind}-r50-fd", **{PRETRAINED: body_of(kind, tmp_path), row: gsl / "weights.safetensors"})
     found = plain(fd.state_dict())
-    assert {name for name, tensors in found.items() if not all(tensor.eq(0.25).all() for tensor in tensors)} == {
+    assert {name for name, tensors in found.items() if not all(tensor.eq(2).all() for tensor in tensors)} == {
         name for name in found if name.startswith(NAMING)
     }
     assert any(len(tensors) == 2 for tensors in found.values()), "something was split"
