@@ -142,7 +142,9 @@ class Request:
     inputs: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))  # row key -> safetensors of the run it needs
 
 
-PRETRAINED = "pretrained"  # the key in Request.inputs of the pretrained backbone's weights, for a row whose builder puts them in
+PRETRAINED = (
+    "pretrained"  # the key in Request.inputs of the first weights (a pretrained backbone's, or a body's), for a row whose builder puts them in
+)
 
 Builder = Callable[..., Any]  # (request: Request, **arguments) -> Trainable
 
@@ -158,10 +160,11 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
     needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from; PAPER.ROW for a row of another paper (Paper.others)
-    # who puts the first weights in: the harness those of the pretrained backbone; the builder, out of request.inputs[PRETRAINED]; or the builder,
-    # out of the rows that it needs, so that no pretrained backbone is asked for
+    # who puts the first weights in: the harness those of the pretrained backbone or the body; the builder, out of request.inputs[PRETRAINED]; or the
+    # builder, out of the rows that it needs, so that neither is asked for
     start: Start = "backbone"
-    body: str = ""  # key of the row whose trained detector, its second stage left out, this one starts from
+    # key of the row whose trained detector this one starts from, its second stage left out (start "backbone") or what the builder leaves out
+    body: str = ""
     body_at: tuple[Tier, ...] = ("smoke", "proxy", "real")  # the tiers where it does; at the others it starts from the pretrained backbone
     reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
     headline: bool = False  # five seeds, may not be undertrained
