@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import machine, places
+from bench import adapters, machine, places
 from bench.catalogue import find_paper
 from bench.datasets import open_split, parse_data
 from bench.datasets.source import SPLITS
@@ -25,7 +25,10 @@ WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.parquet"  # what a ru
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16", "float16")
 FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
-FORMS = "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0) or FILE.py:FUNCTION, a function that makes a detector"
+FORMS = (
+    "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0), FILE.py:FUNCTION, a function that makes a detector, "
+    f"or {adapters.FORMS}"
+)
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,41 @@ class Subject:
 
     name: str
     tier: str = "paper"
+    size: str = ""  # as after --size; empty: the detector's own
+    weights: str = ""  # a file, for a detector of an adapter; empty: random, or those that its name brings
+    classes: int = 0  # of a detector of an adapter; 0: its own
+    score: float | None = None  # what a detector of an adapter drops; None: its own
 
     @property
     def kind(self) -> str:
-        """One of "file", "run", "row"."""
+        """One of "adapter", "file", "run", "row"."""
+        if adapters.is_adapted(self.name):
+            return "adapter"
         return "file" if FILE.fullmatch(self.name) else "run" if self.name.count(".") > 1 else "row"
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is no row of a paper."""
+        return self.kind in {"adapter", "file"}
 
     @property
     def label(self) -> str:
         """What tables and records call it; no path of a machine."""
+        if self.foreign:
+            return ".".join(self.place)
+        return self.name if self.kind == "run" else f"{self.name}.{self.tier}"
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given."""
+        if self.kind == "adapter":
+            key, rest = adapters.parts_of(self.name)
+            return key, "-".join(filter(None, (_row_name(rest), slug(Path(self.weights).stem) if self.weights else "", self.size)))
         if self.kind == "file":
             path, function = self.name.rsplit(":", 1)
-            return f"file.{slug(f'{Path(path).stem}-{function}')}"
-        return self.name if self.kind == "run" else f"{self.name}.{self.tier}"
+            return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size)))
+        paper, row = self.name.split(".")[:2]
+        return paper, row
 
 
 @dataclass(frozen=True)
@@ -59,11 +84,22 @@ class Conditions:
     threads: int = 1
     precision: str = "float32"  # of PRECISIONS; the lower ones by autocast
     rois: int = 0  # equal for all subjects; 0: each its own
+    size: str = ""  # as after --size: drawn images are brought to it; images of the user's own stay as they are
+
+
+def _row_name(name: str) -> str:
+    """What an adapter builds as a part of an id: of a path its last two parts, without the others."""
+    path = Path(name)
+    told = f"{path.parent.name}-{path.stem}" if path.suffix and path.parent.name else path.name
+    return slug(told.replace(":", "-"))
 
 
 def find_subject(name: str, tier: str, data: str = "") -> Subject:
     """The subject of that name; UserError if there is no such row, run or file."""
     subject = Subject(name, tier)
+    if subject.kind == "adapter":
+        adapters.known_name(name)
+        return subject
     if subject.kind == "file":
         if not Path(name.rsplit(":", 1)[0]).is_file():
             raise UserError(f"{name}: there is no such file; allowed: {FORMS}")
@@ -110,14 +146,19 @@ def check(conditions: Conditions) -> Split:
     for option, given, allowed in (("device", conditions.device, DEVICES), ("precision", conditions.precision, PRECISIONS)):
         if given not in allowed:
             raise UserError(f"--{option} {given!r}: unknown; allowed: {', '.join(allowed)}")
-    split = image_split(conditions.data)
+    split = image_split(conditions.data, conditions.size)
     if conditions.images > len(split):
         raise UserError(f"--images {conditions.images}: {split.name} has {len(split)}; give --images {len(split)} or less, or other --data")
     return split
 
 
-def image_split(data: str) -> Split:
-    """The test split of the data, or where a COCO text names none its val or train split."""
+def image_split(data: str, size: str = "") -> Split:
+    """The test split of the data, or where a COCO text names none its val or train split; `size`: what drawn images are brought to."""
     chosen = parse_data(data)
     named = [split for split in reversed(SPLITS) if chosen.kind != "coco" or chosen.part(split)]
-    return open_split(chosen, named[0])
+    opened, sides = open_split(chosen, named[0]), adapters.size_of(size)
+    if sides is None or chosen.parts:
+        return opened
+    from bench.datasets.resized import Resized
+
+    return Resized(opened, sides)

@@ -1,0 +1,55 @@
+"""What `leandet check` and `leandet list --adapters` do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench import adapters
+from bench.subjects import Subject, find_subject
+from bench.types import UserError
+
+CLASSES = 10  # that an adapter's detector is asked for where nobody says
+SIZE = "160x224"  # small, so that it takes seconds
+
+
+def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[list[str], int]:
+    """(a line a rule, number of broken rules) for the detector of that name; UserError where there is none, or it cannot be built."""
+    from bench.contract import examine
+    from bench.detectors import build
+
+    subject = _subject(name, size, weights, classes)
+    try:
+        detector = build(subject, "", subject.classes or CLASSES)
+    except UserError:
+        raise
+    except Exception as error:  # a file's function: anything may happen in it
+        raise UserError(f"{name}: its builder raised {type(error).__name__}: {error}; mend the builder") from error
+    findings = examine(detector, subject.classes or None, adapters.size_of(size or SIZE) or (160, 224))
+    lines = [f"{each.state:9} {each.rule}{f': {each.said}' if each.said else ''}{f'; to mend: {each.mend}' if each.mend else ''}" for each in findings]
+    return lines, sum(each.state == "broken" for each in findings)
+
+
+def _subject(name: str, size: str, weights: str, classes: int) -> Subject:
+    """An adapter's detector is built small, keeps every detection, and is told the number of classes unless its weights say it."""
+    subject = find_subject(name, "smoke")
+    if subject.kind != "adapter":
+        return replace(subject, classes=classes, size=size if subject.kind != "file" else "")
+    fixed = "ssd300" in name or name.startswith(("onnx:", "openvino:"))
+    return replace(subject, size=size or ("" if fixed else SIZE), weights=weights, classes=classes, score=0.0)
+
+
+def adapter_lines() -> list[str]:
+    """A line an adapter: whether it is installed, what it builds, and how to get it where it is not; then what packages have added."""
+    lines = []
+    for key in adapters.keys():
+        try:
+            adapter = adapters.find_adapter(key)
+        except UserError as error:
+            lines.append(f"{key:13} broken         {error}")
+            continue
+        missing = adapter.missing()
+        state, rest = ("not installed", f"; next: {adapter.install}") if missing else ("installed", "")
+        lines.append(f"{key:13} {state:14} {adapter.title}, as in {adapter.example}{rest}")
+    for group, what in ((adapters.DETECTORS, "detector, as python:{0}"), (adapters.DATASETS, "dataset, as --data {0}=...")):
+        lines += [f"{name:13} {'added':14} {what.format(name)}, by {point.value}" for name, point in sorted(adapters.entry_points(group).items())]
+    return lines

@@ -1,0 +1,216 @@
+"""What `leandet measure` does: parameters, bytes, multiply-adds, latency, memory and, with data, AP of detectors, in one table. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import adapters, machine, places
+from bench.datasets.source import parse_data
+from bench.leaderboard import Line, as_csv, lines
+from bench.plan import slug
+from bench.progress import showing
+from bench.records import Record, write_atomically, write_record
+from bench.subjects import Conditions, Subject, find_subject, image_split
+from bench.timing import Manner, Session, time_subjects
+from bench.timing_records import adapter_digest, keep
+from bench.timing_worker import Died, Worker
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from bench.types import Predictions, Split
+
+STEP = 16  # images of one request while a split is scored
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command. `data`: as after --data, or a COCO JSON's path; empty: drawn images."""
+
+    names: tuple[str, ...]
+    size: str = ""
+    data: str = ""
+    weights: str = ""
+    quick: bool = False
+    images: int = 16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One detector's records: latency (with memory and cost among its values), cost, and AP where it was scored."""
+
+    subject: Subject
+    latency: Record
+    cost: Record | None
+    score: Record | None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What the leaderboard takes."""
+        return tuple(record for record in (self.cost, self.score) if record is not None)
+
+
+def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tuple[Measured, ...]:
+    """Measure the detectors together; UserError before anything is timed for a mistake in what was asked, or a detector that cannot be used."""
+    conditions, split = _conditions(asked, conditions)
+    subjects = tuple(_subject(name, asked, split) for name in asked.names)
+    with showing(quiet=quiet) as show:
+        for subject in subjects:
+            show(f"{subject.label}: building it, one answer held to the contract", 0.0)
+            _hold_to_contract(subject, conditions)
+        session = time_subjects(subjects, conditions, Manner(asked.quick), show)
+        _say_what_failed(session)
+        latencies = keep(session)
+        scored = [_scored(lane.subject, lane.facts, conditions, split, show) if asked.data else (None, "") for lane in session.lanes]
+    return tuple(
+        Measured(lane.subject, latency, _cost(lane.subject, latency), score, (note,) if note else ())
+        for lane, latency, (score, note) in zip(session.lanes, latencies, scored, strict=True)
+    )
+
+
+def _conditions(asked: Asked, conditions: Conditions) -> tuple[Conditions, Split]:
+    """The conditions with the data and the size that were asked for, and the split that is opened for them."""
+    adapters.size_of(asked.size)
+    data = f"test={asked.data}" if asked.data.endswith(".json") and "=" not in asked.data else asked.data
+    conditions = replace(conditions, data=data or conditions.data, size=asked.size)
+    split = image_split(conditions.data, conditions.size)
+    return replace(conditions, images=min(asked.images, len(split))), split
+
+
+def _subject(name: str, asked: Asked, split: Split) -> Subject:
+    subject = replace(find_subject(name, "paper"), size=asked.size)
+    if asked.weights:
+        if len(asked.names) > 1:
+            raise UserError(f"--weights {asked.weights}: goes with one detector and {len(asked.names)} are named; measure them one by one")
+        if subject.kind != "adapter":
+            raise UserError(f"--weights {asked.weights}: {name} brings its own weights; allowed with ADAPTER:NAME, or leave it out")
+        if not Path(asked.weights).is_file():
+            raise UserError(f"--weights {asked.weights}: there is no such file; give a state dict as .safetensors or .pth")
+    classes = len(split.classes) if asked.data and subject.kind == "adapter" else 0
+    return replace(subject, weights=asked.weights, classes=classes)
+
+
+# ---- what can go wrong, said before it costs time
+
+
+@contextmanager
+def _worker(subject: Subject, conditions: Conditions) -> Iterator[Worker]:
+    worker = Worker(subject, conditions)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def _hold_to_contract(subject: Subject, conditions: Conditions) -> None:
+    """One answer of the detector; UserError where it cannot be built, gives none, or breaks the contract."""
+    with _worker(subject, conditions) as worker:
+        try:
+            worker.open()
+            broken = worker.ask("contract")["broken"]
+        except Died as died:
+            raise UserError(f"{subject.name}: {died}; mend it, or look with `leandet check {subject.name}`") from died
+    if broken:
+        raise UserError(f"{subject.name}: its answer breaks the contract: {broken[0]}; `leandet check {subject.name}` says all")
+
+
+def _say_what_failed(session: Session) -> None:
+    failed = [lane for lane in session.lanes if lane.failed]
+    if failed:
+        raise UserError(f"{failed[0].subject.name}: {failed[0].failed}; mend it, or measure without it")
+
+
+# ---- accuracy
+
+
+def _scored(subject: Subject, facts: Mapping[str, Any], conditions: Conditions, split: Split, show: Any) -> tuple[Record | None, str]:
+    """(record, note): AP on the whole split by the process and weights that were timed; none for random weights, with the reason."""
+    if facts["weights_from"] == RANDOM:
+        return None, "no AP: its weights are random; give --weights FILE, or a name that brings its own"
+    from bench.metrics import score_all
+    from bench.metrics.store import write_predictions
+
+    found = _predictions(subject, conditions, split, show)
+    data = parse_data(conditions.data).name
+    paper, row = subject.place
+    where = places.local_scores() / f"{subject.label}.{slug(data)}.test.json"
+    where.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(where.with_suffix(".parquet"), found, limit_bytes=10**9)
+    context = {"data": data, "data_digest": split.digest, "tested_on": split.name, "test_images": len(split)} | _made()
+    context |= {"weights_from": facts["weights_from"], "input": subject.size or "its own"}
+    record = Record(where.stem, "score", paper, row, "real", 0, "ok", "", str(facts["weights"]), score_all(found, split.ground_truth()), context=context)
+    write_record(record, where)
+    return record, ""
+
+
+def _predictions(subject: Subject, conditions: Conditions, split: Split, show: Any) -> Predictions:
+    import numpy as np
+
+    from bench.types import Predictions
+
+    columns: dict[str, list[Any]] = {"image": [], "boxes": [], "scores": [], "labels": []}
+    with _worker(subject, conditions) as worker:
+        worker.open()
+        for first in range(0, len(split), STEP):
+            told = worker.ask("answers", first=first, count=STEP)
+            for name, column in columns.items():
+                column += told[name]
+            show(f"{subject.label}: scored {min(first + STEP, len(split))} of {len(split)} images", (first + STEP) / len(split))
+    boxes = np.array(columns["boxes"], dtype=np.float32).reshape(-1, 4)
+    kinds = {"image": np.int64, "scores": np.float32, "labels": np.int64}
+    given = {name: np.array(columns[name], dtype=kind) for name, kind in kinds.items()}
+    return Predictions(given["image"], boxes, given["scores"], given["labels"])
+
+
+def _made() -> dict[str, Any]:
+    return machine.source_state() | {"versions": machine.versions(), "machine": machine.describe()}
+
+
+# ---- cost
+
+
+def _cost(subject: Subject, latency: Record) -> Record | None:
+    """The cost record beside a latency: a paper's row has its own, counted by its paper's rule; one of anybody else's is the whole model."""
+    paper, row = subject.place
+    if not subject.foreign:
+        from bench.catalogue import find_paper
+        from bench.costing import costs_of
+
+        return next((record for record in costs_of(find_paper(paper)) if record.row == row), None)
+    values = {name: latency.values[name] for name in ("params_m", "size_mb", "macs_g", "macs_fixed_g", "macs_per_roi_g") if name in latency.values}
+    about = {name: latency.context[name] for name in ("input", "unknown", "weights_from")}
+    context = _made() | about | {"scope": "model", "convention": "mac", "rois": latency.values.get("rois", 0), "precision": "float32"}
+    digest = adapter_digest(subject) if subject.kind == "adapter" else latency.digest
+    record = Record(f"{subject.label}.cost", "cost", paper, row, "", 0, "ok", "", digest, values, context=context)
+    write_record(record, places.costs() / f"{record.id}.json")
+    return record
+
+
+# ---- leaderboard rows
+
+
+def rows_of(found: Sequence[Measured]) -> tuple[Line, ...]:
+    """The leaderboard's rows of what was measured, as its schema has them."""
+    return lines({record.id: record for each in found for record in each.records}.values())
+
+
+def write_csv(found: Sequence[Measured], path: Path) -> None:
+    """The rows as leaderboard.csv has them; UserError for a path that cannot be written."""
+    try:
+        write_atomically(path, as_csv(rows_of(found)))
+    except OSError as error:
+        raise UserError(f"--csv {path}: cannot be written ({error.strerror}); give a path in a folder of yours") from error
+
+
+def as_json(found: Sequence[Measured]) -> str:
+    """{"leaderboard": rows as leaderboard.csv has them, "measured": the latency records}; what there is not is null."""
+    rows = [{name: None if isinstance(value, float) and isnan(value) else value for name, value in asdict(line).items()} for line in rows_of(found)]
+    measured = [asdict(each.latency) | {"notes": list(each.notes)} for each in found]
+    return json.dumps({"leaderboard": rows, "measured": measured}, indent=1)
