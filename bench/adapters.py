@@ -78,7 +78,9 @@ def load_point(point: metadata.EntryPoint) -> Any:
     try:
         return point.load()
     except Exception as error:
-        raise UserError(f"{point.value}: added by an installed package as {point.name}, cannot be imported ({_said(error)}); mend that package") from error
+        raise UserError(
+            f"{point.value}: added by an installed package as {point.name}, cannot be imported ({_said(error)}); mend that package"
+        ) from error
 
 
 def keys() -> tuple[str, ...]:
@@ -152,7 +154,9 @@ def build_adapted(name: str, **wanted: Any) -> Any:
     lacking = [phase for phase in ("prepare", "network", "finish") if not callable(getattr(detector, phase, None))]
     if lacking:
         kind = type(detector).__name__
-        raise UserError(f"{name}: gives a {kind} without {', '.join(lacking)}; allowed: a bench.types.Detector, which has prepare, network and finish")
+        raise UserError(
+            f"{name}: gives a {kind} without {', '.join(lacking)}; allowed: a bench.types.Detector, which has prepare, network and finish"
+        )
     return detector
 
 

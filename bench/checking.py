@@ -25,7 +25,9 @@ def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[li
     except Exception as error:  # a file's function: anything may happen in it
         raise UserError(f"{name}: its builder raised {type(error).__name__}: {error}; mend the builder") from error
     findings = examine(detector, subject.classes or None, adapters.size_of(size or SIZE) or (160, 224))
-    lines = [f"{each.state:9} {each.rule}{f': {each.said}' if each.said else ''}{f'; to mend: {each.mend}' if each.mend else ''}" for each in findings]
+    lines = [
+        f"{each.state:9} {each.rule}{f': {each.said}' if each.said else ''}{f'; to mend: {each.mend}' if each.mend else ''}" for each in findings
+    ]
     return lines, sum(each.state == "broken" for each in findings)
 
 

@@ -46,7 +46,9 @@ def say(text: str = "") -> None:
 @app.command("list")
 def list_(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, the papers.")] = "",
-    adapters: Annotated[bool, typer.Option("--adapters", help="Detectors of other frameworks: what is installed, and how to install the rest.")] = False,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Detectors of other frameworks: what is installed, and how to install the rest.")
+    ] = False,
 ) -> None:
     """The papers, or the rows of one paper, or the adapters."""
     from bench.catalogue import catalogue, find_paper
@@ -205,10 +207,14 @@ def time_(  # noqa: PLR0913, PLR0917 - a command's options are its words
 
 @app.command()
 def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
-    names: Annotated[list[str], typer.Argument(help="ADAPTER:NAME (as in torchvision:fcos_resnet50_fpn), FILE.py:FUNCTION, PAPER.ROW or a run's id.")],
+    names: Annotated[
+        list[str], typer.Argument(help="ADAPTER:NAME (as in torchvision:fcos_resnet50_fpn), FILE.py:FUNCTION, PAPER.ROW or a run's id.")
+    ],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels, as in 800x1333; each detector's own if left out.")] = "",
     data: Annotated[str, typer.Option("--data", help="Your images: a COCO JSON, or as `leandet run` takes it. Adds AP on the test split.")] = "",
-    weights: Annotated[str, typer.Option("--weights", help="A state dict (.safetensors, .pth) for the one detector named; else random weights.")] = "",
+    weights: Annotated[
+        str, typer.Option("--weights", help="A state dict (.safetensors, .pth) for the one detector named; else random weights.")
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Three samples, no percentiles: whether it runs at all. The row is marked.")] = False,
     images: Annotated[int, typer.Option("--images", help="How many are timed: 11 bound a median, 64 p90.")] = 16,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",

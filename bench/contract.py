@@ -69,7 +69,10 @@ def _kinds(answer: Any, _: Tensor, __: int | None) -> Broken | None:
     for name, (shape, kind) in wanted.items():
         column = getattr(answer, name)
         if tuple(column.shape) != shape or column.dtype != kind:
-            return f"{name} are {str(column.dtype).removeprefix('torch.')} {tuple(column.shape)}, not {str(kind).removeprefix('torch.')} {shape}", mend
+            return (
+                f"{name} are {str(column.dtype).removeprefix('torch.')} {tuple(column.shape)}, not {str(kind).removeprefix('torch.')} {shape}",
+                mend,
+            )
     return None
 
 
@@ -103,7 +106,10 @@ def _labels(answer: Detections, _: Tensor, classes: int | None) -> Broken | None
     least, most = int(answer.labels.min()), int(answer.labels.max())
     if least >= 0 and (classes is None or most < classes):
         return None
-    return f"labels from {least} to {most}, not 0 to {'C-1' if classes is None else classes - 1}", "number the classes from 0 and leave background out"
+    return (
+        f"labels from {least} to {most}, not 0 to {'C-1' if classes is None else classes - 1}",
+        "number the classes from 0 and leave background out",
+    )
 
 
 RULES: tuple[tuple[str, Callable[[Any, Tensor, int | None], Broken | None]], ...] = (
@@ -195,7 +201,11 @@ def _again(detector: Any, size: tuple[int, int]) -> Iterator[Finding]:
 def _company(detector: Any, size: tuple[int, int]) -> Iterator[Finding]:
     images = [photograph(*size), photograph(*size, seed=1)]
     said, rule = _apart(_asked(detector, images[:1])[0], _asked(detector, images)[0]), "alone and in company alike"
-    yield Finding(rule, "broken", said, "let no image of a batch see another: no statistics over the batch in eval mode") if said else Finding(rule, "ok")
+    yield (
+        Finding(rule, "broken", said, "let no image of a batch see another: no statistics over the batch in eval mode")
+        if said
+        else Finding(rule, "ok")
+    )
 
 
 def _scaled(detector: Any, size: tuple[int, int]) -> Iterator[Finding]:
@@ -208,7 +218,9 @@ def _scaled(detector: Any, size: tuple[int, int]) -> Iterator[Finding]:
         return
     grown, same = (_agreement(small.boxes * factor, large.boxes) for factor in (2.0, 1.0))
     if same > max(grown, MATCHED):
-        yield Finding(rule, "broken", "boxes do not grow with the image", "go back from the network's pixels, or from 0..1, to those of the image as given")
+        yield Finding(
+            rule, "broken", "boxes do not grow with the image", "go back from the network's pixels, or from 0..1, to those of the image as given"
+        )
     else:
         yield Finding(rule, "ok" if grown > MATCHED else "not seen", "" if grown > MATCHED else "it finds other things in a larger picture")
 
@@ -301,4 +313,8 @@ def _learnt(detector: nn.Module, losses: Any) -> Iterator[Finding]:
 def _learnt_from_nothing(losses: Any) -> Iterator[Finding]:
     rule = "images without objects can be learnt from"
     wild = [name for name, loss in losses.items() if not bool(torch.isfinite(loss))]
-    yield Finding(rule, "broken", f"not finite: {', '.join(wild)}", "divide by at least one, and let empty targets through") if wild else Finding(rule, "ok")
+    yield (
+        Finding(rule, "broken", f"not finite: {', '.join(wild)}", "divide by at least one, and let empty targets through")
+        if wild
+        else Finding(rule, "ok")
+    )

@@ -145,7 +145,9 @@ def _scored(subject: Subject, facts: Mapping[str, Any], conditions: Conditions, 
     write_predictions(where.with_suffix(".parquet"), found, limit_bytes=10**9)
     context = {"data": data, "data_digest": split.digest, "tested_on": split.name, "test_images": len(split)} | _made()
     context |= {"weights_from": facts["weights_from"], "input": subject.size or "its own"}
-    record = Record(where.stem, "score", paper, row, "real", 0, "ok", "", str(facts["weights"]), score_all(found, split.ground_truth()), context=context)
+    record = Record(
+        where.stem, "score", paper, row, "real", 0, "ok", "", str(facts["weights"]), score_all(found, split.ground_truth()), context=context
+    )
     write_record(record, where)
     return record, ""
 

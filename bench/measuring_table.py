@@ -28,7 +28,21 @@ def print_measured(found: Sequence[Measured], console: Console) -> None:
     from rich.table import Table
 
     scored = any(each.score for each in found)
-    names = ["detector", "input", "params M", "MB", "GMAC", "fixed + RoIs x each", "prepare", "network", "finish", "whole ms", "peak MB", "RoIs", "found"]
+    names = [
+        "detector",
+        "input",
+        "params M",
+        "MB",
+        "GMAC",
+        "fixed + RoIs x each",
+        "prepare",
+        "network",
+        "finish",
+        "whole ms",
+        "peak MB",
+        "RoIs",
+        "found",
+    ]
     shown = Table(padding=(0, 1), box=None, pad_edge=False)
     for name in (*names, *(("AP", "AP50") if scored else ()), "marks"):
         shown.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)

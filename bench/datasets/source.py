@@ -15,7 +15,7 @@ _FORMS = "scenes-v1, or train=A.json,val=B.json,test=C.json[,images=DIR], or voc
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset by its kind ("scenes", "variant", "coco", "voc"), its name in tables and records (no path of a machine), and its parts as given."""
+    """A dataset by its kind ("scenes", "variant", "coco", "voc", "added"), its name in tables and records (no path of a machine), and its parts as given."""
 
     kind: str
     name: str
@@ -31,11 +31,15 @@ def parse_data(text: str) -> Data:
 
     "scenes-v1" (any name that begins with "scenes") is drawn on the fly. "train=A.json,val=B.json,test=C.json[,images=DIR]" is COCO JSON; a split
     that is not given cannot be opened. "voc=DIR" is a folder that holds VOC2007, VOC2012; its splits are image sets joined by "+".
+    "KEY=TEXT" goes to a reader that an installed package adds under that key (entry points of the group leandet.datasets).
     "empty=drop" leaves out boxes of zero size (COCO's own train2017 has two), which are a fault otherwise.
     """
     text = text.strip()
     if text.startswith("scenes") and "=" not in text and "," not in text:
         return Data("variant" if text in VARIANTS else "scenes", text)
+    key, _, rest = text.partition("=")
+    if rest and key not in _KEYS["coco"] + _KEYS["voc"] and key in _added():
+        return Data("added", f"{key}:{Path(rest).name}", ((key, rest),))
     parts = _pairs(text)
     kind = "voc" if "voc" in parts else "coco"
     for key in parts:
@@ -46,6 +50,13 @@ def parse_data(text: str) -> Data:
     if kind == "coco" and not any(split in parts for split in SPLITS):
         raise UserError(f"--data {text!r}: it names no split; give at least one of train=FILE, val=FILE, test=FILE")
     return Data(kind, _name(kind, parts), tuple(sorted(parts.items())))
+
+
+def _added() -> dict[str, object]:
+    """The readers that installed packages add, by key."""
+    from bench.adapters import DATASETS, entry_points
+
+    return dict(entry_points(DATASETS))
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -28,7 +28,12 @@ def cost(detector: Any, size: tuple[int, int], rois: int, image: Tensor) -> dict
             detector.to("meta")
         counted = count(detector.parts(*size), replace(WHOLE, rois=rois))
         names = ("macs_g", "macs_fixed_g", "macs_per_roi_g")
-        return {"params_m": METERS["params_m"](counted)} | known | {name: METERS[name](counted) for name in names} | {"unknown": list(counted.total.unknown)}
+        return (
+            {"params_m": METERS["params_m"](counted)}
+            | known
+            | {name: METERS[name](counted) for name in names}
+            | {"unknown": list(counted.total.unknown)}
+        )
     if not isinstance(detector, nn.Module):
         return known | {"unknown": [GRAPH]}
     device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))

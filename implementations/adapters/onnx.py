@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed
+from implementations.adapters.plain_graphs import Session, build_graph
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -37,3 +39,34 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
 def in_onnxruntime(detector: Any, folder: Path, *, threads: int = 1) -> DeployedDense | DeployedTwoStage:
     """The detector, exported into a folder and run from there."""
     return deployed(detector, folder, partial(runner, threads=threads))
+
+
+# ---- onnx:FILE
+
+
+def session(path: Path, *, threads: int = 1) -> Session:
+    """A graph of any kind in onnxruntime, with the names that it gives its outputs."""
+    run = runner(path, threads=threads)
+    import onnxruntime
+
+    opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,) = opened.get_inputs()
+    shape = tuple(side if isinstance(side, int) else None for side in given.shape)
+    return Session(shape, tuple(one.name for one in opened.get_outputs()), run)
+
+
+def build(wanted: Wanted) -> Any:
+    """The detector of an ONNX file, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    return build_graph(wanted, partial(runner, threads=threads), partial(session, threads=threads))
+
+
+ADAPTER = Adapter(
+    key="onnx",
+    title="a graph in onnxruntime on the CPU: an export of ours, or any with boxes, scores and labels",
+    example="onnx:folder/body.onnx",
+    needs=("onnxruntime",),
+    install="pip install onnx onnxruntime",
+    names=tuple,
+    build=build,
+)

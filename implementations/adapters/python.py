@@ -50,7 +50,9 @@ def _found(name: str) -> Callable[..., Any]:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and module.startswith(error.name):
-            raise UserError(f"python:{name}: there is no module {error.name} on the path; install its package, or set PYTHONPATH to its folder") from error
+            raise UserError(
+                f"python:{name}: there is no module {error.name} on the path; install its package, or set PYTHONPATH to its folder"
+            ) from error
         raise
     make = getattr(found, function, None)
     if not callable(make):

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 COCO_OUTPUTS, COCO_CLASSES = 91, 80
 NEVER = -1e4  # a logit whose sigmoid is 0 in every precision
 EXTRAS = ("mask", "keypoint")
-NO_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # their V1 files, by torchvision
+NO_EPSILON = (
+    "fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+)  # their V1 files, by torchvision
 
 
 def names() -> tuple[str, ...]:

@@ -201,7 +201,9 @@ def _offline(name: str, make: Any) -> Any:
 def _processor(config: Any, folder: Path | None, transformers: Any) -> Any:
     """The image processor that stands beside the configuration, else the one of its type."""
     if folder is not None and (folder / "preprocessor_config.json").is_file():
-        return _offline(str(folder), lambda: transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, backend="torchvision"))
+        return _offline(
+            str(folder), lambda: transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, backend="torchvision")
+        )
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
     kind = PROCESSED_AS.get(config.model_type, config.model_type)
@@ -226,7 +228,9 @@ def _label_map(config: Any, wanted: Wanted) -> tuple[int, ...]:
         return tuple(range(len(named)))
     real = [label for label, name in enumerate(named) if name not in GAPS]
     if len(real) != wanted.classes:
-        raise UserError(f"transformers:{wanted.name}: has {len(real)} classes and the data {wanted.classes}; give weights that learnt this data's classes")
+        raise UserError(
+            f"transformers:{wanted.name}: has {len(real)} classes and the data {wanted.classes}; give weights that learnt this data's classes"
+        )
     return tuple(real.index(label) if label in real else DROPPED for label in range(len(named)))
 
 
