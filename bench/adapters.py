@@ -83,7 +83,7 @@ def load_point(point: metadata.EntryPoint) -> Any:
         ) from error
 
 
-def keys() -> tuple[str, ...]:
+def adapter_keys() -> tuple[str, ...]:
     """Every adapter's key: ours, then those that packages add."""
     return (*BUILT_IN, *(name for name in sorted(entry_points(GROUP)) if name not in BUILT_IN))
 
@@ -95,7 +95,7 @@ def find_adapter(key: str) -> Adapter:
     else:
         added = entry_points(GROUP)
         if key not in added:
-            raise UserError(f"adapter {key!r}: there is none of that name{nearest(key, keys())}; allowed: {', '.join(keys())}")
+            raise UserError(f"adapter {key!r}: there is none of that name{nearest(key, adapter_keys())}; allowed: {', '.join(adapter_keys())}")
         adapter = load_point(added[key])
     if not isinstance(adapter, Adapter):
         raise UserError(f"adapter {key!r}: its entry point gives a {type(adapter).__name__}; allowed: a bench.adapters.Adapter")

@@ -43,7 +43,7 @@ def _subject(name: str, size: str, weights: str, classes: int) -> Subject:
 def adapter_lines() -> list[str]:
     """A line an adapter: whether it is installed, what it builds, and how to get it where it is not; then what packages have added."""
     lines = []
-    for key in adapters.keys():
+    for key in adapters.adapter_keys():
         try:
             adapter = adapters.find_adapter(key)
         except UserError as error:
@@ -55,3 +55,25 @@ def adapter_lines() -> list[str]:
     for group, what in ((adapters.DETECTORS, "detector, as python:{0}"), (adapters.DATASETS, "dataset, as --data {0}=...")):
         lines += [f"{name:13} {'added':14} {what.format(name)}, by {point.value}" for name, point in sorted(adapters.entry_points(group).items())]
     return lines
+
+
+def equivalence_lines(size: str) -> tuple[list[str], bool]:
+    """(a line a detector and image, whether all are the same) for ours against torchvision's with one set of weights, found by name."""
+    import importlib
+
+    from bench.scales import SCALES
+    from bench.spec import Request, Setting
+
+    module = importlib.import_module(f"{adapters.FOLDER}.equivalence")
+    sides = adapters.size_of(size) or (800, 1333)
+    request = Request(Setting("", 20, min(sides), max(sides), "R50"), SCALES["paper"], 20)
+    pictures = ((sides[0] // 2, sides[1] // 2), (sides[0] // 2, sides[0] * 3 // 8))
+    found = module.all_residuals(request, pictures)
+    head = f"{'detector':26} {'image':>10} {'ours':>5} {'theirs':>6} {'unpaired':>8} {'score':>9} {'box px':>9}"
+    rows = [
+        f"{each.name:26} {f'{each.size[0]}x{each.size[1]}':>10} {each.found[0]:5} {each.found[1]:6} {each.unpaired:8} {each.score:9.1e} {each.px:9.1e}"
+        f"  {'same' if each.same else 'DIFFERS'}"
+        for each in found
+    ]
+    rule = f"resized to {min(sides)}, at most {max(sides)}; allowed: scores to {module.SCORE:g}, boxes to {module.PX:g} px, every detection with its counterpart"
+    return [head, *rows, rule], all(each.same for each in found)

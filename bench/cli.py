@@ -107,7 +107,10 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
     target: Annotated[
-        str, typer.Argument(help="A paper, a run's id (`leandet plan` lists them), or quick: what `dvc repro quick` needs; else every built paper.")
+        str,
+        typer.Argument(
+            help="A paper, a run's id (`leandet plan` lists them), quick: what `dvc repro quick` needs, or ADAPTER:NAME; else every built paper."
+        ),
     ] = "",
     tier: Tier = "proxy",
     data: DataText = "",
@@ -118,8 +121,15 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
     quiet: Quiet = False,
 ) -> None:
     """Train and score; what stands is not done again, what was interrupted goes on from its last epoch."""
+    from bench.adapters import is_adapted
     from bench.orders import choice_of, ordered
 
+    if is_adapted(target):
+        from bench.adapted import train_adapted
+
+        for line in train_adapted(target, choice_of(tier, data, rows, seeds, init), jobs=jobs, quiet=quiet):
+            say(line)
+        return
     chosen = choice_of(target.split(".")[2] if target.count(".") > 2 else tier, data or ("scenes-v1" if "." in target else ""), rows, seeds, init)
     _do(ordered(target, chosen), chosen, jobs=jobs, quiet=quiet)
 
@@ -255,6 +265,18 @@ def check(
         say(line)
     if broken:
         raise UserError(f"{name}: breaks {broken} of {len(lines)} rules of the contract, listed above with what mends them")
+
+
+@app.command()
+def equivalence(size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH that both resize by; 800x1333 if left out.")] = "") -> None:
+    """Our Faster R-CNN and RetinaNet against torchvision's with one set of random weights: how far scores and boxes are apart."""
+    from bench.checking import equivalence_lines
+
+    lines, same = equivalence_lines(size)
+    for line in lines:
+        say(line)
+    if not same:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -85,7 +85,7 @@ def _inside(answer: Detections, image: Tensor, _: int | None) -> Broken | None:
     height, width = image.shape[-2:]
     limit = answer.boxes.new_tensor([width, height, width, height])
     beyond = torch.maximum(-answer.boxes, answer.boxes - limit)
-    if not len(beyond) or not bool(beyond.max() > SLACK) and bool(torch.isfinite(answer.boxes).all()):
+    if not len(beyond) or (bool(torch.isfinite(answer.boxes).all()) and float(beyond.max()) <= SLACK):
         return None
     mend = "go back from the network's pixels to those of the image as given, and clip"
     return f"a box reaches {float(beyond.max()):.1f} px beyond an image of {height} x {width}", mend
@@ -130,15 +130,16 @@ def examine(detector: Any, classes: int | None, size: tuple[int, int] = (160, 22
     if isinstance(detector, nn.Module):
         detector.eval()
     findings: list[Finding] = []
-    for rule, check in (
-        ("answers", lambda: _answered(detector, classes, size)),
-        ("the image is left as it was", lambda: _untouched(detector, size)),
-        ("asked twice, answered alike", lambda: _again(detector, size)),
-        ("alone and in company alike", lambda: _company(detector, size)),
-        ("pixels of the image as given", lambda: _scaled(detector, size)),
-        ("parameters as the framework counts them", lambda: _params(detector)),
-        ("losses", lambda: _losses(detector, classes, size)),
-    ):
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "answers": lambda: _answered(detector, classes, size),
+        "the image is left as it was": lambda: _untouched(detector, size),
+        "asked twice, answered alike": lambda: _again(detector, size),
+        "alone and in company alike": lambda: _company(detector, size),
+        "pixels of the image as given": lambda: _scaled(detector, size),
+        "parameters as the framework counts them": lambda: _params(detector),
+        "losses": lambda: _losses(detector, classes, size),
+    }
+    for rule, check in checks.items():
         try:
             findings += check()
         except (UserError, Unavailable):
@@ -159,7 +160,7 @@ def _answered(detector: Any, classes: int | None, size: tuple[int, int]) -> Iter
     height, width = size
     with torch.inference_mode():
         broken = {each.rule: each for each in broken_answers(detector, [photograph(height, width), photograph(width, height)], classes)}
-    seen = "one answer an image" not in broken and sum(len(one.scores) for one in _asked(detector, [photograph(height, width)]))
+    seen = "one answer an image" not in broken and len(_asked(detector, [photograph(height, width)])[0].scores) > 0
     yield broken.pop("one answer an image", Finding("one answer an image", "ok", "two sizes in one batch"))
     for rule, _ in RULES:
         yield broken.get(rule, Finding(rule, "ok" if seen else "not seen", "" if seen else "it found nothing; give it weights that find something"))

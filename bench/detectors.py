@@ -51,7 +51,8 @@ def _adapted(subject: Subject) -> Any:
 
 def _resize(detector: Any, subject: Subject) -> None:
     """Let one of our own detectors bring images to another size than its row's; its anchors stay as they are."""
-    sides, config = adapters.size_of(subject.size), getattr(detector, "config", None)
+    sides = adapters.size_of(subject.size)
+    config: Any = getattr(detector, "config", None)
     if sides is None or not all(hasattr(config, side) for side in ("shorter", "longer")):
         raise UserError(f"--size {subject.size}: {subject.name} has no size of its own to change; leave --size out")
     detector.config = replace(config, shorter=min(sides), longer=max(sides))

@@ -162,8 +162,8 @@ def _predictions(subject: Subject, conditions: Conditions, split: Split, show: A
         worker.open()
         for first in range(0, len(split), STEP):
             told = worker.ask("answers", first=first, count=STEP)
-            for name, column in columns.items():
-                column += told[name]
+            for name, values in columns.items():
+                values.extend(told[name])
             show(f"{subject.label}: scored {min(first + STEP, len(split))} of {len(split)} images", (first + STEP) / len(split))
     boxes = np.array(columns["boxes"], dtype=np.float32).reshape(-1, 4)
     kinds = {"image": np.int64, "scores": np.float32, "labels": np.int64}

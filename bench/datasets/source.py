@@ -15,7 +15,7 @@ _FORMS = "scenes-v1, or train=A.json,val=B.json,test=C.json[,images=DIR], or voc
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset by its kind ("scenes", "variant", "coco", "voc", "added"), its name in tables and records (no path of a machine), and its parts as given."""
+    """A dataset by its kind (a key of DATASETS), its name in tables and records (no path of a machine), and its parts as given."""
 
     kind: str
     name: str

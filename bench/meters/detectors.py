@@ -36,10 +36,11 @@ def cost(detector: Any, size: tuple[int, int], rois: int, image: Tensor) -> dict
         )
     if not isinstance(detector, nn.Module):
         return known | {"unknown": [GRAPH]}
-    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
+    whole: Any = detector
+    device = next((parameter.device for parameter in whole.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        batch = detector.prepare([image.to(device)])
-    seen = count_macs(detector.network, batch)
+        batch = whole.prepare([image.to(device)])
+    seen = count_macs(whole.network, batch)
     return known | {"macs_g": seen.macs / 1e9, "unknown": list(seen.unknown)}
 
 

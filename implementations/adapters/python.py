@@ -44,8 +44,7 @@ def _found(name: str) -> Callable[..., Any]:
         if name not in added:
             listed = f"; added by installed packages: {', '.join(sorted(added))}" if added else ""
             raise UserError(f"python:{name}: there is no detector of that name{nearest(name, added)}; allowed: python:package.module:builder{listed}")
-        made: Callable[..., Any] = load_point(added[name])
-        return made
+        return load_point(added[name])  # type: ignore[no-any-return]  # what a package adds
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -54,11 +53,10 @@ def _found(name: str) -> Callable[..., Any]:
                 f"python:{name}: there is no module {error.name} on the path; install its package, or set PYTHONPATH to its folder"
             ) from error
         raise
-    make = getattr(found, function, None)
-    if not callable(make):
+    made = getattr(found, function, None)
+    if not callable(made):
         given = [key for key, value in vars(found).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise UserError(f"python:{name}: {module} has no function {function}{nearest(function, given)}; give a function that makes a detector")
-    made = make
     return made
 
 

@@ -114,7 +114,7 @@ class TorchvisionDetector(nn.Module):
         return [answer(one["boxes"], one["scores"], one["labels"], size=size, label_map=self.told.label_map) for one, size in answers]
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """torchvision's own losses. Crowds are left out, as it has no place for them."""
+        """The losses of torchvision. Crowds are left out, as it has no place for them."""
         if self.extras:
             raise Unavailable(f"{self.told.name} learns from {self.extras[0]}s, and boxes do not give them; take its Faster R-CNN")
         losses: dict[str, Tensor] = self.model(list(images), [self._truth(target) for target in targets])
@@ -167,17 +167,15 @@ class TorchvisionDetector(nn.Module):
             return [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in zip(*columns, strict=True)]
         said, anchors, levels = raw.said
         if self.model_kind == "SSD":  # its softmax has background at 0 and leaves it out itself
-            found: list[dict[str, Tensor]] = self.model.postprocess_detections(said, anchors, list(raw.sizes))
-            return found
+            return list(self.model.postprocess_detections(said, anchors, list(raw.sizes)))
         logits = said["cls_logits"].clone()
         logits[..., 0] = NEVER
         split = {key: list(tensor.split(levels, 1)) for key, tensor in (said | {"cls_logits": logits}).items()}
-        found = self.model.postprocess_detections(split, [list(one.split(levels)) for one in anchors], list(raw.sizes))
-        return found
+        return list(self.model.postprocess_detections(split, [list(one.split(levels)) for one in anchors], list(raw.sizes)))
 
     @property
     def model_kind(self) -> str:
-        """torchvision's class, or the one of its own that it derives from."""
+        """The class of torchvision, or the one of its own that it derives from."""
         own = [kind.__name__ for kind in type(self.model).__mro__ if kind.__module__.startswith("torchvision.")]
         return own[0] if own else type(self.model).__name__
 

@@ -24,6 +24,7 @@ from implementations.layers.parts import Part
 
 TYPES = ("conditional_detr", "d_fine", "dab-detr", "deformable_detr", "deimv2", "detr", "rt_detr", "rt_detr_v2", "yolos")
 PROCESSED_AS = {"dab-detr": "conditional_detr", "rt_detr_v2": "rt_detr", "d_fine": "rt_detr"}  # types whose checkpoints bring another's processor
+STRIDE = 32  # px: a fixed input of models that enlarge their coarsest map again is a multiple of it
 SCORE = 0.0  # every query is an answer, as DETR's own evaluation has it
 GAPS = {"N/A", "background", "__background__"}  # names of labels that are no class
 STATES = ("model.safetensors", "pytorch_model.bin")
@@ -217,7 +218,7 @@ def _size(processor: Any, wanted: Wanted) -> dict[str, int]:
     if wanted.size is None:
         return own
     if "height" in own:
-        return {"height": wanted.size[0], "width": wanted.size[1]}
+        return dict(zip(("height", "width"), (max(STRIDE, round(side / STRIDE) * STRIDE) for side in wanted.size), strict=True))
     return {"shortest_edge": min(wanted.size), "longest_edge": max(wanted.size)}
 
 
