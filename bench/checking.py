@@ -70,10 +70,9 @@ def equivalence_lines(size: str) -> tuple[list[str], bool]:
     pictures = ((sides[0] // 2, sides[1] // 2), (sides[0] // 2, sides[0] * 3 // 8))
     found = module.all_residuals(request, pictures)
     head = f"{'detector':26} {'image':>10} {'ours':>5} {'theirs':>6} {'unpaired':>8} {'score':>9} {'box px':>9}"
-    rows = [
-        f"{each.name:26} {f'{each.size[0]}x{each.size[1]}':>10} {each.found[0]:5} {each.found[1]:6} {each.unpaired:8} {each.score:9.1e} {each.px:9.1e}"
-        f"  {'same' if each.same else 'DIFFERS'}"
-        for each in found
-    ]
-    rule = f"resized to {min(sides)}, at most {max(sides)}; allowed: scores to {module.SCORE:g}, boxes to {module.PX:g} px, every detection with its counterpart"
-    return [head, *rows, rule], all(each.same for each in found)
+    rows = []
+    for each in found:
+        about = f"{each.name:26} {f'{each.size[0]}x{each.size[1]}':>10} {each.found[0]:5} {each.found[1]:6} {each.unpaired:8}"
+        rows.append(f"{about} {each.score:9.1e} {each.px:9.1e}  {'same' if each.same else 'DIFFERS'}")
+    allowed = f"allowed: scores to {module.SCORE:g}, boxes to {module.PX:g} px, every detection with its counterpart"
+    return [head, *rows, f"resized to {min(sides)}, at most {max(sides)}; {allowed}"], all(each.same for each in found)

@@ -160,7 +160,8 @@ def _answered(detector: Any, classes: int | None, size: tuple[int, int]) -> Iter
     height, width = size
     with torch.inference_mode():
         broken = {each.rule: each for each in broken_answers(detector, [photograph(height, width), photograph(width, height)], classes)}
-    seen = "one answer an image" not in broken and len(_asked(detector, [photograph(height, width)])[0].scores) > 0
+    readable = not {"one answer an image", "tensors of the right kind"} & set(broken)
+    seen = readable and len(_asked(detector, [photograph(height, width)])[0].scores) > 0
     yield broken.pop("one answer an image", Finding("one answer an image", "ok", "two sizes in one batch"))
     for rule, _ in RULES:
         yield broken.get(rule, Finding(rule, "ok" if seen else "not seen", "" if seen else "it found nothing; give it weights that find something"))

@@ -40,11 +40,11 @@ RETINA: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A detector that both have: torchvision's name, the names of its tensors here, and what its outputs are brought to: (deviation, shift or None)."""
+    """A detector that both have."""
 
-    name: str
-    prefixes: Mapping[str, str]
-    spread: tuple[tuple[str, float, float | None], ...]  # in the order in which they are read
+    name: str  # torchvision's
+    prefixes: Mapping[str, str]  # of its tensors: torchvision's -> ours
+    spread: tuple[tuple[str, float, float | None], ...]  # layer, deviation of its outputs, its bias (None: as it is), in the order they are read in
 
 
 PAIRS = (

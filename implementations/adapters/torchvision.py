@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer, shifted
-from implementations.adapters.weights import fill, misfit, read_state
+from implementations.adapters.weights import fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 
 if TYPE_CHECKING:
@@ -262,13 +262,14 @@ def wrapped(model: nn.Module, name: str) -> TorchvisionDetector:
 
 def _outputs(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int:
     """How many labels the model has, background counted: as many as its file says, else as the data asks for, else as torchvision publishes."""
-    own = len(_published(wanted.name).meta["categories"])
-    asked = own if wanted.classes is None else wanted.classes + 1
+    published = len(_published(wanted.name).meta["categories"])
+    asked = published if wanted.classes is None else wanted.classes + 1
     if state is None:
         return asked
-    for outputs in dict.fromkeys((asked, own, COCO_OUTPUTS)):
+    for outputs in dict.fromkeys((asked, published, COCO_OUTPUTS)):
         with torch.device("meta"):
-            fits = not misfit(_model(wanted, outputs).state_dict(), state)
+            own = _model(wanted, outputs).state_dict()
+            fits = not misfit(own, named_as(own, state))
         if fits:
             break
     else:

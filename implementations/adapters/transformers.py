@@ -6,9 +6,10 @@ through the model's own image processor, answers through its own post-processing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted, nearest
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer
-from implementations.adapters.weights import fill, read_state
+from implementations.adapters.weights import fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 
 TYPES = ("conditional_detr", "d_fine", "dab-detr", "deformable_detr", "deimv2", "detr", "rt_detr", "rt_detr_v2", "yolos")
@@ -27,6 +28,7 @@ PROCESSED_AS = {"dab-detr": "conditional_detr", "rt_detr_v2": "rt_detr", "d_fine
 STRIDE = 32  # px: a fixed input of models that enlarge their coarsest map again is a multiple of it
 SCORE = 0.0  # every query is an answer, as DETR's own evaluation has it
 GAPS = {"N/A", "background", "__background__"}  # names of labels that are no class
+NETWORK = {"httpx", "httpx2", "huggingface_hub", "requests"}  # whose errors say that something was to be fetched
 STATES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -142,9 +144,12 @@ def names() -> tuple[str, ...]:
 
 def build(wanted: Wanted) -> TransformersDetector:
     """The model of a type or a path; UserError for a configuration that would need a download."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported, if it is not yet
     import transformers
+    from huggingface_hub import constants
     from transformers.utils import logging
+
+    constants.HF_HUB_OFFLINE = True
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -155,10 +160,24 @@ def build(wanted: Wanted) -> TransformersDetector:
     torch.manual_seed(0)
     model = _offline(wanted.name, lambda: transformers.AutoModelForObjectDetection.from_config(config))
     if state is not None:
-        fill(model, read_state(state), state, f"transformers' {config.model_type} of this configuration")
+        model = _filled(model, read_state(state), state)
     processor = _processor(config, folder, transformers)
     told = Told(_size(processor, wanted), _label_map(config, wanted), SCORE if wanted.score is None else wanted.score, _whose(wanted, state))
     return TransformersDetector(model.eval(), processor, told)
+
+
+def _filled(model: Any, state: Mapping[str, Tensor], path: Path) -> Any:
+    """The model with a state under its names of now, or under older ones, which transformers itself brings up to date; UserError for another's."""
+    own, what = model.state_dict(), f"transformers' {model.config.model_type} of this configuration"
+    if not misfit(own, named_as(own, state)):
+        fill(model, state, path, what)
+        return model
+    with contextlib.suppress(RuntimeError):  # shapes that differ
+        made, info = type(model).from_pretrained(None, config=model.config, state_dict=dict(state), output_loading_info=True)
+        if not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+            return made
+    fill(model, state, path, what)
+    return model
 
 
 def _whose(wanted: Wanted, state: Path | None) -> str:
@@ -189,14 +208,13 @@ def _offline(name: str, make: Any) -> Any:
     """What `make` gives; UserError where it asks for something that is not on this machine."""
     try:
         return make()
-    except (OSError, ConnectionError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        wants = any(word in said.lower() for word in ("offline", "connect", "huggingface.co", "local_files_only", "cannot find the requested"))
-        if not wants and not isinstance(error, OSError):
-            raise
-        raise UserError(f"{name}: would need a download, and leandet makes none ({said}); get it yourself and name a local folder") from error
     except ImportError as error:
         raise UserError(f"{name}: needs a package that is not here ({' '.join(str(error).split())[:120]}); next: pip install timm") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in NETWORK:
+            raise
+        raise UserError(f"{name}: would need a download, and leandet makes none ({said}); get it yourself and name a local folder") from error
 
 
 def _processor(config: Any, folder: Path | None, transformers: Any) -> Any:

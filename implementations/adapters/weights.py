@@ -27,8 +27,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)} if isinstance(inner, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors; give a state dict as .safetensors or .pth")
-    ours = all(name.startswith(OURS) for name in tensors)
-    return {name.removeprefix(OURS) if ours else name: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state under the model's own names: without what leandet's training puts before each, where it then fits and else does not."""
+    if not all(name.startswith(OURS) for name in state) or not misfit(own, state):
+        return state
+    stripped = {name.removeprefix(OURS): tensor for name, tensor in state.items()}
+    return state if misfit(own, stripped) else stripped
 
 
 def _read(path: Path) -> Any:
@@ -56,6 +63,7 @@ def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
     """Put a state into a model; UserError, in one line, for a file of another model."""
     own = model.state_dict()
+    state = named_as(own, state)
     wrong = misfit(own, state)
     if wrong:
         raise UserError(f"{path.name}: a checkpoint of another model than {what}: {wrong}; give one of {what}, or name the model that it is of")

@@ -1,0 +1,200 @@
+"""The contract over each installed adapter's detectors, and over a detector for each fault that it must find."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from faulty import FAULTS, Good
+
+from bench.adapters import build_adapted, find_adapter
+from bench.contract import examine
+from bench.types import Target, UserError, detect
+
+CLASSES = 3
+QUICK = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet_resnet50_fpn")
+TORCHVISION = [pytest.param(f"torchvision:{name}", marks=[] if name in QUICK else pytest.mark.slow) for name in find_adapter("torchvision").names()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def states(findings):
+    return {each.rule: each.state for each in findings}
+
+
+def test_a_detector_that_keeps_it():
+    found = examine(Good(), CLASSES)
+    assert {each.state for each in found} == {"ok"}, [each for each in found if each.state != "ok"]
+    assert len(found) == 17
+
+
+@pytest.mark.parametrize(("rule", "place"), [(rule, place) for rule, made in FAULTS.items() for place in range(len(made))])
+def test_each_fault_is_found_and_what_mends_it_said(rule, place):
+    broken = {each.rule: each for each in examine(FAULTS[rule][place](), CLASSES) if each.state == "broken"}
+    assert rule in broken, broken
+    assert broken[rule].said
+    assert broken[rule].mend
+    assert "\n" not in broken[rule].said
+
+
+def test_what_was_not_seen_is_not_called_good():
+    class Blind(Good):
+        def found(self, seen, size):
+            one = super().found(seen, size)
+            return type(one)(one.boxes[:0], one.scores[:0], one.labels[:0])
+
+    found = states(examine(Blind(), CLASSES))
+    assert found["labels 0..C-1"] == found["pixels of the image as given"] == "not seen"
+    assert "broken" not in found.values()
+
+
+def test_an_inference_only_detector_says_why_it_does_not_learn():
+    class Mute:
+        why_not = "it is a graph"
+
+        def __init__(self):
+            good = Good().eval()
+            self.prepare, self.network, self.finish = good.prepare, good.network, good.finish
+
+    (losses,) = [each for each in examine(Mute(), CLASSES) if each.rule == "losses"]
+    assert losses.said == "inference only: it is a graph"
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_detectors_keep_it(name):
+    size = None if "ssd300" in name else (96, 128)
+    found = examine(build_adapted(name, classes=CLASSES, size=size, score=0.0), CLASSES, (96, 128))
+    assert "broken" not in states(found).values(), [each for each in found if each.state == "broken"]
+    assert states(found)["labels 0..C-1"] == states(found)["boxes inside the image"] == "ok"
+    learns = "maskrcnn" not in name and "keypointrcnn" not in name
+    assert ("losses reach every trainable parameter" in states(found)) == learns
+
+
+# ---- transformers, small ones from a folder
+
+SMALL = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 20}
+SMALL |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+RT = {"encoder_hidden_dim": 32, "encoder_in_channels": [16, 24, 32], "decoder_in_channels": [32, 32, 32], "d_model": 32, "num_queries": 20}
+RT |= {
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "num_denoising": 8,
+}
+KINDS = {
+    "detr": SMALL | {"backbone_config": RESNET | {"out_features": ["stage4"]}},
+    "conditional_detr": SMALL | {"backbone_config": RESNET | {"out_features": ["stage4"]}},
+    "deformable_detr": SMALL | {"backbone_config": RESNET | {"out_features": ["stage2", "stage3", "stage4"]}, "num_feature_levels": 3},
+    "rt_detr": RT | {"backbone_config": RESNET | {"model_type": "rt_detr_resnet", "out_features": ["stage2", "stage3", "stage4"]}},
+}
+quietly = pytest.mark.filterwarnings("ignore")  # of somebody else's package
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pytest.importorskip("transformers", reason="needs the group `transformers`")
+    pytest.importorskip("timm", reason="as above")
+    pytest.importorskip("scipy", reason="as above")
+
+    def make(kind, **more):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **KINDS.get(kind, {}), **more}))
+        return f"transformers:{tmp_path}"
+
+    return make
+
+
+@quietly
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_detectors_keep_it(kind, folder):
+    detector = build_adapted(folder(kind), classes=CLASSES, size=(96, 128))
+    found = examine(detector, CLASSES, (96, 128))
+    assert "broken" not in states(found).values(), [each for each in found if each.state == "broken"]
+    assert states(found)["losses reach every trainable parameter"] == states(found)["labels 0..C-1"] == "ok"
+    assert detector.framework_params() == sum(p.numel() for p in detector.parameters())
+
+
+@quietly
+def test_a_saved_model_comes_back_and_boxes_are_those_of_its_own_post_processing(folder, tmp_path):
+    name = folder("detr", num_labels=CLASSES)
+    first = build_adapted(name)
+    assert first.weights_from == "random"
+    with torch.no_grad():
+        first.model.class_labels_classifier.weight.normal_(0, 1)
+    first.model.save_pretrained(tmp_path)
+    again = build_adapted(name, size=(96, 128))
+    assert again.weights_from.endswith("model.safetensors")
+    image = torch.rand(3, 90, 120)
+    with torch.inference_mode():
+        batch = again.prepare([image])
+        (found,) = detect(again, [image])
+        said = first.eval().model(pixel_values=batch.pixels, pixel_mask=torch.ones(1, *batch.pixels.shape[-2:], dtype=torch.long))
+    best, label = said.logits.softmax(-1)[0, :, :-1].max(-1)
+    order = best.argsort(descending=True)
+    x, y, w, h = said.pred_boxes[0][order].unbind(-1)
+    wanted = torch.stack(((x - w / 2) * 120, (y - h / 2) * 90, (x + w / 2) * 120, (y + h / 2) * 90), 1)
+    torch.testing.assert_close(found.scores, best[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.boxes, wanted.clamp(min=0).minimum(torch.tensor([120.0, 90, 120, 90])), atol=1e-3, rtol=1e-4)
+    assert found.labels.tolist() == label[order].tolist()
+
+
+@quietly
+def test_the_loss_is_that_of_the_models_own_annotations(folder):
+    """The same objects through the library's own COCO annotations."""
+    detector = build_adapted(folder("detr"), classes=CLASSES, size=(96, 128)).eval()
+    image, none = torch.rand(3, 90, 120), torch.zeros(2, dtype=torch.bool)
+    target = Target(torch.tensor([[10.0, 20, 50, 60], [0, 0, 120, 90]]), torch.tensor([2, 0]), none, none)
+    coco = [
+        {"bbox": [10, 20, 40, 40], "category_id": 2, "area": 1600, "iscrowd": 0, "id": 1, "image_id": 1},
+        {"bbox": [0, 0, 120, 90], "category_id": 0, "area": 10800, "iscrowd": 0, "id": 2, "image_id": 1},
+    ]
+    given = detector.processor(
+        [image], annotations=[{"image_id": 1, "annotations": coco}], do_rescale=False, size=detector.told.size, return_tensors="pt"
+    )
+    with torch.no_grad():
+        wanted = detector.model(given["pixel_values"], pixel_mask=given["pixel_mask"], labels=given["labels"]).loss
+        found = detector([image], [target])["loss"]
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@quietly
+def test_gaps_in_the_numbering_are_left_out(folder):
+    names = {"0": "N/A", "1": "cat", "2": "dog", "3": "N/A", "4": "cow"}
+    named = partial(folder, "detr", id2label=names, label2id={"cat": 1, "dog": 2, "cow": 4})
+    from implementations.adapters.transformers import _config, _label_map
+    from implementations.adapters.transformers import Wanted as W
+
+    import transformers
+
+    path = named().removeprefix("transformers:")
+    config, _ = _config(W(path), transformers)
+    assert _label_map(config, W(path, classes=3)) == (-1, 0, 1, -1, 2)
+    assert _label_map(config, W(path)) == (0, 1, 2, 3, 4)
+    with pytest.raises(UserError, match="has 3 classes and the data 7"):
+        _label_map(config, W(path, classes=7))
+
+
+@quietly
+def test_nothing_is_downloaded(folder, tmp_path):
+    with pytest.raises(UserError, match=r"leandet downloads nothing; did you mean rt_detr") as error:
+        folder("detr")
+        build_adapted("transformers:rt_dert")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no such folder with a config.json here, and leandet downloads nothing"):
+        build_adapted("transformers:facebook/detr-resnet-50")
+    hub = {"backbone_config": None, "use_timm_backbone": False, "backbone": "microsoft/resnet-50"}
+    for config, said in (({"model_type": "bert"}, "'bert'; allowed"), ({"model_type": "rt_detr", **hub}, "would need a download")):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=said) as error:
+            build_adapted(f"transformers:{tmp_path}")
+        assert "\n" not in str(error.value)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not a configuration"):
+        build_adapted(f"transformers:{tmp_path}")
