@@ -488,7 +488,8 @@ def test_labels_bear_no_path_of_a_machine():
 
 
 def test_looking_adapters_up_imports_no_framework():
-    code = "import sys; from bench.checking import adapter_lines; adapter_lines(); print(*{'torchvision', 'transformers', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys; from bench.checking import adapter_lines; adapter_lines(); "
+    code += "print(*{'torchvision', 'transformers', 'onnxruntime'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True).stdout
     assert said.strip() == ""
 

@@ -34,6 +34,9 @@ COMMANDS = (
     "download",
     "draw",
     "time",
+    "measure",
+    "check",
+    "equivalence",
 )
 
 

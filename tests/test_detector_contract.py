@@ -9,7 +9,7 @@ import pytest
 import torch
 from faulty import FAULTS, Good
 
-from bench.adapters import build_adapted, find_adapter
+from bench.adapters import Wanted, build_adapted, find_adapter
 from bench.contract import examine
 from bench.types import Target, UserError, detect
 
@@ -168,26 +168,25 @@ def test_the_loss_is_that_of_the_models_own_annotations(folder):
 def test_gaps_in_the_numbering_are_left_out(folder):
     names = {"0": "N/A", "1": "cat", "2": "dog", "3": "N/A", "4": "cow"}
     named = partial(folder, "detr", id2label=names, label2id={"cat": 1, "dog": 2, "cow": 4})
-    from implementations.adapters.transformers import _config, _label_map
-    from implementations.adapters.transformers import Wanted as W
-
     import transformers
 
+    from implementations.adapters.transformers import _config, _label_map
+
     path = named().removeprefix("transformers:")
-    config, _ = _config(W(path), transformers)
-    assert _label_map(config, W(path, classes=3)) == (-1, 0, 1, -1, 2)
-    assert _label_map(config, W(path)) == (0, 1, 2, 3, 4)
+    config, _ = _config(Wanted(path), transformers)
+    assert _label_map(config, Wanted(path, classes=3)) == (-1, 0, 1, -1, 2)
+    assert _label_map(config, Wanted(path)) == (0, 1, 2, 3, 4)
     with pytest.raises(UserError, match="has 3 classes and the data 7"):
-        _label_map(config, W(path, classes=7))
+        _label_map(config, Wanted(path, classes=7))
 
 
 @quietly
 def test_nothing_is_downloaded(folder, tmp_path):
+    folder("detr")
     with pytest.raises(UserError, match=r"leandet downloads nothing; did you mean rt_detr") as error:
-        folder("detr")
         build_adapted("transformers:rt_dert")
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no such folder with a config.json here, and leandet downloads nothing"):
+    with pytest.raises(UserError, match=r"no such folder with a config\.json here, and leandet downloads nothing"):
         build_adapted("transformers:facebook/detr-resnet-50")
     hub = {"backbone_config": None, "use_timm_backbone": False, "backbone": "microsoft/resnet-50"}
     for config, said in (({"model_type": "bert"}, "'bert'; allowed"), ({"model_type": "rt_detr", **hub}, "would need a download")):

@@ -1,4 +1,4 @@
-"""Builders for the tests of adapters: a detector that finds every bright square, one that cannot learn, one that answers outside, one that is not made."""
+"""Builders for the tests of adapters: what finds every bright square, what cannot learn, what answers outside, what is not made."""
 
 from __future__ import annotations
 
