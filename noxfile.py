@@ -54,14 +54,14 @@ def repro(session: nox.Session) -> None:
 @chore
 def tests(session: nox.Session) -> None:
     """The fast tests: at most eight minutes on two cores."""
-    set_up(session, "tests")
+    set_up(session, "tests", "deploy")
     run(session, "pytest", "--durations=15", *session.posargs)
 
 
 @chore
 def slow(session: nox.Session) -> None:
     """The tests that take minutes: every row at paper scale, the pipeline end to end."""
-    set_up(session, "tests")
+    set_up(session, "tests", "deploy")
     run(session, "pytest", "-m", "slow", "--durations=15", *session.posargs)
 
 

@@ -20,8 +20,6 @@ from bench.predict import detections_hash
 from bench.records import Record, write_record
 from bench.train import REPLAYED, Job, train
 
-SAME = ("torch", "torchvision", "numpy")
-
 
 @dataclass(frozen=True)
 class Replay:
@@ -104,17 +102,10 @@ def _detections(run: Run, record: Record, *, trained: bool) -> str:
     return detections_hash(fabric, detector, split)
 
 
-def alike(record: Record) -> bool:
-    """Whether this machine's processor and libraries are those that made the record, so that a replay must be bit-equal."""
-    then, now = record.context.get("versions", {}), machine.versions()
-    same = all(then.get(name) == now[name] for name in SAME)
-    return same and record.context.get("machine", {}).get("cpu", "") == machine.describe()["cpu"]
-
-
 def _elsewhere(record: Record) -> str:
     """What is different here, as far as it may explain a difference."""
     then, now = record.context.get("versions", {}), machine.versions()
-    other = [f"{name} {then.get(name)} then, {now[name]} now" for name in SAME if then.get(name) != now[name]]
+    other = [f"{name} {then.get(name)} then, {now[name]} now" for name in machine.ARITHMETIC if then.get(name) != now[name]]
     there = record.context.get("machine", {}).get("name", "")
     other += [f"made on {there}, this is {machine.describe()['name']}"] if there != machine.describe()["name"] else []
     return f" ({'; '.join(other)})" if other else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import places
+from bench import machine, places
 from bench.campaign import here, images_of
 from bench.catalogue import built
 from bench.orders import remaining, with_needs
@@ -21,23 +21,29 @@ LEARNT = ("train", "plateau", "pretrain", "transform")
 
 
 def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str], bool]:
-    """(a line each, whether any replay differed) for the records of these ids, or for those that are stale.
+    """(a line each, whether any replay differed) for the records of these ids, or for those that are stale; or for one a paper of those made here.
 
     A difference counts only where the processor and the versions are those of the record: others may round otherwise.
     """
-    from bench.attest import alike, attest
+    from bench.attest import attest
 
     runs = {run.id: run for run in everything(built().values(), Choice("proxy"))}
     lines, failed = list[str](), False
-    for name in ids or _chosen(runs, one_a_paper=one_a_paper):
+    chosen = ids or _chosen(runs, one_a_paper=one_a_paper)
+    for name in chosen:
         run, files = runs.get(name) or with_needs(name, Choice())[-1], _files(name)
         here([need for need in with_needs(name, Choice())[:-1] if need.id in _inputs(run)], Choice(), quiet=True)
         for path in files:
             record = read_record(path)
             found = attest(run, record, path)
-            word = "attested" if found.equal else "DIFFERS, its cells are stale until it is run again" if alike(record) else "cannot be decided here"
+            decides = machine.alike(record.context)
+            word = "attested" if found.equal else "DIFFERS, its cells are stale until it is run again" if decides else "cannot be decided here"
             lines.append(f"{name}: {word}: {found.said}")
             failed = failed or word.startswith("DIFFERS")
+    if one_a_paper:
+        done = {name.partition(".")[0] for name in chosen}
+        papers = {record.paper for record in _records()} - done
+        lines += [f"{paper}: none of its records was made by this processor and these versions" for paper in sorted(papers)]
     return lines or ["no record is stale: nothing to attest"], failed
 
 
@@ -55,21 +61,20 @@ def _files(name: str) -> list[Path]:
     return found
 
 
-def _records() -> dict[str, Record]:
+def _records() -> list[Record]:
     folders = [places.committed_records(), places.runs()]
     paths = [path for folder in folders if folder.exists() for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".")]
-    found = [read_record(path) for path in paths]
-    return {record.id: record for record in found if record.kind in LEARNT and record.status == "ok"}
+    return [record for record in map(read_record, paths) if record.kind in LEARNT and record.status == "ok"]
 
 
 def _chosen(runs: Mapping[str, Run], *, one_a_paper: bool) -> list[str]:
-    records = {name: record for name, record in _records().items() if name in runs}
+    records = [record for record in _records() if record.id in runs]
     if not one_a_paper:
-        return [name for name, record in records.items() if runs[name].digest not in record.digests]
+        return list(dict.fromkeys(record.id for record in records if runs[record.id].digest not in record.digests))
     cheapest: dict[str, tuple[int, int, str]] = {}
-    for name, record in records.items():
-        if record.kind == "train":
-            cheapest[record.paper] = min(cheapest.get(record.paper, (_FAR, 0, "")), (_needed_images(name), len(name), name))
+    for record in records:
+        if record.kind == "train" and machine.alike(record.context):
+            cheapest[record.paper] = min(cheapest.get(record.paper, (_FAR, 0, "")), (_needed_images(record.id), len(record.id), record.id))
     return sorted(name for _, _, name in cheapest.values())
 
 

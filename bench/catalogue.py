@@ -1,4 +1,7 @@
-"""Which papers there are: each folder of implementations with a published.json; its paper.py, where it has one, holds the rows. No torch."""
+"""Which papers there are: each folder of implementations with a published.json or a paper.py, which holds the rows. No torch.
+
+A folder without a published.json prints nothing: its rows are measured and judge no cell (combinations of what others print).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FOLDER = Path(__file__).parents[1] / "implementations"
 
 @dataclass(frozen=True)
 class Entry:
-    """A paper as printed, and as rows of ours; `paper` is None until its folder has a paper.py."""
+    """A paper as printed (nothing, for combinations), and as rows of ours; `paper` is None until its folder has a paper.py."""
 
     published: Published
     paper: Paper | None
@@ -26,7 +29,13 @@ class Entry:
 
 def catalogue() -> dict[str, Entry]:
     """Every paper by its key (the folder's name), in alphabetical order."""
-    return {path.parent.name: _entry(path) for path in sorted(FOLDER.glob("*/published.json"))}
+    folders = {path.parent for name in ("published.json", "paper.py") for path in FOLDER.glob(f"*/{name}")}
+    return {folder.name: _entry(folder) for folder in sorted(folders)}
+
+
+def printing() -> dict[str, Entry]:
+    """Those that print a table."""
+    return {key: entry for key, entry in catalogue().items() if entry.published.tables}
 
 
 def built() -> dict[str, Paper]:
@@ -42,10 +51,11 @@ def find_paper(key: str) -> Paper:
     return papers[key]
 
 
-def _entry(path: Path) -> Entry:
-    if not path.with_name("paper.py").exists():
-        return Entry(read_published(path), None)
-    module = importlib.import_module(f"{FOLDER.name}.{path.parent.name}.paper")
+def _entry(folder: Path) -> Entry:
+    printed = folder / "published.json"
+    if not (folder / "paper.py").exists():
+        return Entry(read_published(printed), None)
+    module = importlib.import_module(f"{FOLDER.name}.{folder.name}.paper")
     paper: Paper = module.PAPER
-    assert paper.key == path.parent.name, f"{path.parent}: its paper calls itself {paper.key}"
-    return Entry(read_published(path), paper)
+    assert paper.key == folder.name, f"{folder}: its paper calls itself {paper.key}"
+    return Entry(read_published(printed) if printed.exists() else Published(paper.key, paper.title, "", (), (), ()), paper)

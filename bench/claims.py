@@ -42,6 +42,7 @@ class ClaimOutcome:
     outcome: Word
     reason: str
     headline: bool = False
+    records: tuple[str, ...] = ()  # ids of those that the verdict rests on, sorted
 
 
 def decide(paper: Paper | None, published: Published, evidence: Evidence) -> tuple[ClaimOutcome, ...]:
@@ -53,15 +54,19 @@ def decide(paper: Paper | None, published: Published, evidence: Evidence) -> tup
 
 
 def _one(index: int, claim: Claim | None, evidence: Evidence) -> ClaimOutcome:
-    verdict = claim.decide(Case(evidence)) if claim else Verdict("not attempted", None, "not built yet")
+    watched, seen = evidence.watched()
+    verdict = claim.decide(Case(watched)) if claim else Verdict("not attempted", None, "not built yet")
+    return replace(_outcome(index, claim, verdict, evidence.published), records=tuple(sorted(seen)))
+
+
+def _outcome(index: int, claim: Claim | None, verdict: Verdict, published: Published) -> ClaimOutcome:
     word = verdicts.word_of(verdict.outcome)
     key, kind, headline = (claim.key, str(claim.kind), claim.headline) if claim else ("", "", False)
-    paper = evidence.published.paper
     if index < 0:
-        return ClaimOutcome(paper, index, key, key, kind, "", None, 0, verdict.measured, verdict.interval, word, verdict.reason, headline)
-    said = evidence.published.claims[index]
+        return ClaimOutcome(published.paper, index, key, key, kind, "", None, 0, verdict.measured, verdict.interval, word, verdict.reason, headline)
+    said = published.claims[index]
     return ClaimOutcome(
-        paper, index, key, said.claim, kind or said.kind, said.unit, said.value, said.line,
+        published.paper, index, key, said.claim, kind or said.kind, said.unit, said.value, said.line,
         verdict.measured, verdict.interval, word, verdict.reason, headline,
     )  # fmt: skip
 

@@ -9,39 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench import cli_reading
+from bench.cli_app import AsJson, DataText, Init, Quiet, Rows, Seeds, Tier, app, say
 from bench.detector_commands import check, equivalence, measure
+from bench.leaderboard_command import Committed, board
 from bench.types import UserError
 
 if TYPE_CHECKING:
     from bench.plan import Choice, Run
-    from bench.report import Standing
-
-app = typer.Typer(
-    name="leandet",
-    help="Reproduce, table by table, what papers on lean object detectors print. Begin with `leandet list`, then `leandet tables`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-TIER_HELP = (
-    "At which scale: smoke (seconds a run, shows that the path works), proxy (scaled-down nets on drawn scenes, minutes), real (your data), paper."
-)
-DATA_HELP = "scenes-v1 (drawn on the fly), or train=A.json,val=B.json,test=C.json[,images=DIR] (COCO format), or voc=DIR."
-
-Tier = Annotated[str, typer.Option("--tier", help=TIER_HELP)]
-DataText = Annotated[str, typer.Option("--data", help=DATA_HELP)]
-Rows = Annotated[str, typer.Option("--rows", help="Only these rows, by key, joined by commas; `leandet list PAPER` shows the keys.")]
-Seeds = Annotated[int, typer.Option("--seeds", help="How many seeds a row; 0: five for headline rows, one for the others.")]
-Init = Annotated[str, typer.Option("--init", help="Weights of the backbone as safetensors, in place of a pretraining run (the paper tier needs it).")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-
-
-def say(text: str = "") -> None:
-    """One line of a command's answer."""
-    typer.echo(text)
 
 
 @app.command("list")
@@ -175,77 +150,6 @@ def cost(
 
 
 @app.command()
-def pace(
-    rows: Annotated[list[str], typer.Argument(help="PAPER.ROW, and PAPER.ROW or PAPER.ROW+ROW (both trainings) to compare with it.")],
-    tier: Annotated[str, typer.Option("--tier", help="At which scale rows learn.")] = "proxy",
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 1,
-) -> None:
-    """Training times of rows against the first, taking their steps in turns on the same images. Kept in runs/training/."""
-    from bench.pacing import pace_rows
-
-    for line in pace_rows(rows, tier, threads):
-        say(line)
-
-
-@app.command("time")
-def time_(  # noqa: PLR0913, PLR0917 - a command's options are its words
-    rows: Annotated[
-        list[str], typer.Argument(help="PAPER.ROW (random weights), a run's id (its weights) or FILE.py:FUNCTION that makes a detector.")
-    ],
-    tier: Annotated[str, typer.Option("--tier", help="At which scale rows are built.")] = "paper",
-    data: DataText = "scenes-v1",
-    images: Annotated[int, typer.Option("--images", help="The first so many of the test split: 11 bound a median, 64 p90, 130 p95, 662 p99.")] = 64,
-    rois: Annotated[int, typer.Option("--rois", help="So many random RoIs for every detector; 0: each its own.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 0,
-    precision: Annotated[str, typer.Option("--precision", help="float32, bfloat16 or float16.")] = "float32",
-    quick: Annotated[bool, typer.Option("--quick", help="Three samples, no percentiles: whether it runs at all.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Look for what would make the numbers untrue: caches, answers that change.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for one answer of a measured process.")] = 600.0,
-    as_json: AsJson = False,
-) -> None:
-    """Latency of detectors, a process each, in turns A B A B: prepare, network, finish, memory; ratios to the first. Kept in runs/latency/."""
-    from bench import machine
-    from bench.subjects import Conditions
-    from bench.timing import Manner
-    from bench.timing_command import time_rows
-
-    conditions = Conditions(data, images, device, threads or machine.cores(), precision, rois)
-    good = time_rows(rows, tier, conditions, Manner(quick, audit, timeout), as_json=as_json)
-    if not good:
-        raise typer.Exit(1)
-
-
-for command in (measure, check, equivalence):
-    app.command()(command)
-
-
-@app.command()
-def score(
-    predictions: Annotated[str, typer.Option("--predictions", help="A COCO results file (JSON), or a run's predictions.parquet.")],
-    data: DataText = "scenes-v1",
-    split: Annotated[str, typer.Option("--split", help="Which split they are of: train, val or test.")] = "test",
-    name: Annotated[str, typer.Option("--name", help="What the leaderboard calls them; the file's name if left out.")] = "",
-) -> None:
-    """Score anybody's results without running a model: prints the numbers and adds a row to this machine's leaderboard."""
-    from bench.scoring import score_file
-
-    record = score_file(Path(predictions), data, split, name)
-    for key, value in record.values.items():
-        say(f"{key:12} {value:7.3f}")
-    say(f"added to the local leaderboard as {record.row}")
-
-
-def _standing(committed: bool) -> Standing:
-    from bench.publish import committed_standing, local_standing
-
-    return committed_standing() if committed else local_standing()
-
-
-Committed = Annotated[bool, typer.Option("--committed", help="From the committed records alone, without this machine's.")]
-
-
-@app.command()
 def tables(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, every built paper.")] = "",
     committed: Committed = False,
@@ -253,13 +157,14 @@ def tables(
     out: Annotated[str, typer.Option("--out", help="Where to write; results/local if left out.")] = "",
 ) -> None:
     """Every published cell beside the measured one, with an outcome and its reason; also written to results/local."""
-    from bench import places
+    from bench import audit, places
     from bench.catalogue import find_paper
+    from bench.publish import shown_standing
     from bench.report import of_paper, print_tables, render
 
-    standing = _standing(committed)
+    standing = shown_standing(committed=committed)
     folder = Path(out) if out else places.local_results()
-    written = render(standing, folder)
+    written = render(standing, folder, audit=audit.rows())
     if quiet:
         return
     from rich.console import Console
@@ -270,27 +175,7 @@ def tables(
     say(f"{len(written)} files written to {folder}")
 
 
-@app.command()
-def leaderboard(
-    committed: Committed = False,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV.")] = False,
-) -> None:
-    """The standings: every row that was run or counted, best first within a tier and its data."""
-    from bench.leaderboard import as_csv
-    from bench.report import print_leaderboard
-
-    found = _standing(committed)
-    if csv:
-        typer.echo(as_csv(found.lines).decode(), nl=False)
-        return
-    from rich.console import Console
-
-    from bench.report import latencies
-    from bench.timing_table import print_latencies
-
-    print_leaderboard(found.lines, Console())
-    if latencies(found):
-        print_latencies(latencies(found), Console())
+app.add_typer(board, name="leaderboard")
 
 
 @app.command()
@@ -298,12 +183,13 @@ def cells(
     paper: Annotated[str, typer.Argument(help="A paper's key; without one, all of them.")] = "", committed: Committed = False, as_json: AsJson = False
 ) -> None:
     """Every published cell of every paper: printed, measured, outcome, reason, tier."""
-    from bench.catalogue import catalogue
+    from bench.catalogue import printing
+    from bench.publish import shown_standing
     from bench.report import as_object
 
-    if paper and paper not in catalogue():
-        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(catalogue())}")
-    found = [as_object(outcome) for outcome in _standing(committed).outcomes if paper in {"", outcome.paper}]
+    if paper and paper not in printing():
+        raise UserError(f"paper {paper!r}: unknown; allowed: {', '.join(printing())}")
+    found = [as_object(outcome) for outcome in shown_standing(committed=committed).outcomes if paper in {"", outcome.paper}]
     if as_json:
         say(json.dumps(found, indent=1))
         return
@@ -313,11 +199,18 @@ def cells(
 
 @app.command()
 def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Although the tree differs from its commit.")] = False) -> None:
-    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them."""
+    """Move what was measured here into results/records/<machine>/ and render the committed tables anew; you then commit them.
+
+    A dirty tree is refused, and so is each stale record, in a line of its own, with exit code 2; what stands is published beside them.
+    """
     from bench.publish import publish as move
 
-    written = move(allow_dirty=allow_dirty)
-    say(f"{len(written)} files written; look at `git status` and commit them")
+    moved = move(allow_dirty=allow_dirty)
+    say(f"{len(moved.written)} files written; look at `git status` and commit them")
+    for line in moved.refused:
+        typer.echo(line, err=True)
+    if moved.refused:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -389,6 +282,14 @@ def draw(
     from bench.drawing import draw_run
 
     say(draw_run(name, Path(out), data, image))
+
+
+import bench.cli_measuring  # noqa: E402, F401 - its commands register themselves, after those above
+
+for detector_command in (measure, check, equivalence):
+    app.command()(detector_command)
+app.command()(cli_reading.audit)
+app.command()(cli_reading.pareto)
 
 
 def main() -> None:

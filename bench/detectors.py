@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import nn
 from bench import adapters, places
 from bench.assemble import build_detector
 from bench.scales import SCALES
-from bench.subjects import WEIGHTS, Subject, row_of, run_of
+from bench.subjects import DEPLOY, WEIGHTS, Subject, row_of, run_of
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def _resize(detector: Any, subject: Subject) -> None:
     if sides is None or not all(hasattr(config, side) for side in ("shorter", "longer")):
         raise UserError(f"--size {subject.size}: {subject.name} has no size of its own to change; leave --size out")
     detector.config = replace(config, shorter=min(sides), longer=max(sides))
+
+
+def deployed(detector: Any, form: str, dtype: torch.dtype) -> Any:
+    """The detector in one of the forms of DEPLOY, found by name as bench imports no implementation; UserError where that form cannot be."""
+    module, function = DEPLOY[form]
+    return getattr(importlib.import_module(module), function)(detector, dtype)
 
 
 def _trained(run: Run, row: Row, classes: int) -> Any:

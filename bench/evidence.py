@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Difference:
 class Evidence:
     """All that is known of one paper, by its runs on one kind of scenes.
 
-    `digests`: what each record's run depends on now, by record id; None: not asked.
+    `digests`: what each record's run depends on now, by record id; None: not asked. `seen`: takes the ids of records as they are looked at.
     """
 
     paper: Paper | None
@@ -52,11 +52,22 @@ class Evidence:
     differences: tuple[Difference, ...] = ()
     digests: Mapping[str, str] | None = None
     data: str = MAIN  # what the runs of the proxy tier that count were trained and tested on: a negative control judges no published cell
+    seen: set[str] | None = field(default=None, compare=False, repr=False)
+
+    def watched(self) -> tuple[Evidence, set[str]]:
+        """The same evidence, and a set that will hold the id of every record that it is asked for: what a verdict rests on."""
+        seen: set[str] = set()
+        return replace(self, seen=seen), seen
+
+    def _note(self, found: Iterable[Record]) -> None:
+        if self.seen is not None:
+            self.seen.update(record.id for record in found)
 
     def cost(self, row: str) -> Record | None:
         """The cost record of a row, one that could not be counted too; None where nobody tried."""
         found = [record for record in self.records if record.kind == "cost" and (record.paper, record.row) == (self.published.paper, row)]
         found.sort(key=lambda record: record.status != "ok")
+        self._note(found[:1])
         return found[0] if found else None
 
     def latencies(self, row: str, status: str = "ok") -> tuple[Record, ...]:
@@ -67,13 +78,17 @@ class Evidence:
             for record in self.records
             if record.kind == "latency" and record.status == status and (record.paper, record.row, record.tier) == own
         ]
-        return tuple(sorted(found, key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id)))
+        found.sort(key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id))
+        self._note(found)
+        return tuple(found)
 
     def training(self, row: str) -> Record | None:
         """How long a row trains against another, measured in turns with it; None where nobody did."""
         own = (self.published.paper, row)
         found = [record for record in self.records if record.kind == "training" and record.status == "ok" and (record.paper, record.row) == own]
-        return min(found, key=lambda record: record.id, default=None)
+        found.sort(key=lambda record: record.id)
+        self._note(found[:1])
+        return found[0] if found else None
 
     def tier(self, row: str) -> str:
         """The tier at which this row's accuracy is judged; empty if it has no run there."""
@@ -93,13 +108,18 @@ class Evidence:
         return fmean(values) if values else None
 
     def gain(self, row: str, tier: str, measure: str) -> float | None:
-        """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued."""
-        before = {record.seed: record.values for record in self.runs(row, tier)}
-        after = [record for record in self._of(row, tier, ("plateau",)) if record.status == "ok" and record.seed in before]
-        gains = [
-            record.values[measure] - before[record.seed][measure] for record in after if measure in record.values and measure in before[record.seed]
-        ]
-        return fmean(gains) if gains else None
+        """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued.
+
+        On the machine that is judged, or on another that ran and continued the same seeds: a plateau is the length's, not the machine's.
+        """
+        for machine in self._machines(tier):
+            before = {record.seed: record.values for record in self._of(row, tier, RUNS, machine) if record.status == "ok"}
+            after = [record for record in self._of(row, tier, ("plateau",), machine) if record.status == "ok" and record.seed in before]
+            both = [(record.values, before[record.seed]) for record in after]
+            gains = [then[measure] - first[measure] for then, first in both if measure in then and measure in first]
+            if gains:
+                return fmean(gains)
+        return None
 
     def saved_here(self, row: str, reference: str, tier: str) -> float | None:
         """Per cent of the reference's second stage that the row saves at this tier's scale: divisibility makes it differ from the paper's."""
@@ -136,8 +156,12 @@ class Evidence:
 
     def machine(self, tier: str) -> str:
         """The machine whose runs are judged at a tier: the one with the most, so that a row and its reference ran on the same."""
+        return next(iter(self._machines(tier)), "")
+
+    def _machines(self, tier: str) -> tuple[str, ...]:
+        """Those with runs at a tier, the one with the most first."""
         counted = Counter(machine_of(record) for record in self.records if self._at(record, tier, RUNS))
-        return min(counted, key=lambda name: (-counted[name], name), default="")
+        return tuple(sorted(counted, key=lambda name: (-counted[name], name)))
 
     def _at(self, record: Record, tier: str, kinds: tuple[str, ...]) -> bool:
         return (record.paper, record.tier) == (self.published.paper, tier) and record.kind in kinds and self._on_data(record)
@@ -145,10 +169,12 @@ class Evidence:
     def _on_data(self, record: Record) -> bool:
         return record.tier != "proxy" or record.context.get("data", MAIN) == self.data
 
-    def _of(self, row: str, tier: str, kinds: tuple[str, ...]) -> tuple[Record, ...]:
-        machine, row = self.machine(tier), self._twin(row, tier)
+    def _of(self, row: str, tier: str, kinds: tuple[str, ...], machine: str = "") -> tuple[Record, ...]:
+        machine, row = machine or self.machine(tier), self._twin(row, tier)
         found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
-        return tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+        ordered = tuple(sorted(found, key=lambda record: (record.seed, record.id)))
+        self._note(ordered)
+        return ordered
 
     def _twin(self, row: str, tier: str) -> str:
         """The row under whose name this row's runs stand: below the paper's tier, twins share those of the first."""

@@ -149,12 +149,12 @@ def _job(run: Run, setup: Setup, seed: int) -> Job:
 
 
 def opening(run: Run, setup: Setup, device: torch.device) -> tuple[Any, Split]:
-    """The model of a run before its first step, and the split that it learns from."""
+    """The model of a run before its first step, and the split that it learns from; both on the device, where an optimizer that resumes seeks them."""
     if run.kind == "pretrain":
         split, _ = open_objects(run.data, schedule_of(run, None).images)
-        return Pretrainer(_classifier(run, len(split.classes))), on_device(split, device)
+        return Pretrainer(_classifier(run, len(split.classes))).to(device), on_device(split, device)
     learning = open_split(run.data, "train")
-    return prepared(run, setup, len(learning.classes)), on_device(learning, device)
+    return prepared(run, setup, len(learning.classes)).to(device), on_device(learning, device)
 
 
 def _classifier(run: Run, classes: int) -> Any:

@@ -46,7 +46,7 @@ def _stored(path: Path) -> Stored:
 
 def standing(stored: Sequence[Stored], *, digests: dict[str, str] | None = None) -> Standing:
     """Every published cell and sentence judged by these records."""
-    known = None if digests is None else digests | _latency_digests(stored) | _training_digests(stored, digests)
+    known = None if digests is None else digests_of(stored, digests)
     return judge([each.record for each in stored], differences(stored), known)
 
 
@@ -61,6 +61,11 @@ def current_digests() -> dict[str, str]:
     for run in everything(built().values(), Choice("proxy")):
         found[run.id] = run.digest
     return found
+
+
+def digests_of(stored: Sequence[Stored], digests: Mapping[str, str]) -> dict[str, str]:
+    """The digests of now, those of what was timed among them."""
+    return {**digests, **_latency_digests(stored), **_training_digests(stored, digests)}
 
 
 def _latency_digests(stored: Sequence[Stored]) -> dict[str, str]:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from bench.verdicts import WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pandera.pandas import DataFrameSchema
+    from pandera.pandas import Check, DataFrameSchema
 
     from bench.records import Record
     from bench.tables import Outcome
@@ -35,7 +36,10 @@ class Line:
     """A row at a tier, on one dataset and machine. AP in 0..100, mean over seeds; costs of the paper's own scale; nan where there is none."""
 
     id: str  # "condensing.k16-l5.proxy"; what `leandet rerun --row` takes
-    rank: float  # by AP among the lines of the same tier and data that have one; never averaged over what is missing
+    # The best and the worst place that the 95 % intervals of AP leave open among the lines of the same tier and data that have one: a line stands
+    # above another only where its whole interval does. Equal numbers are a sure place, a range is a tie; nan: no interval (one seed, or none).
+    rank: float
+    rank_to: float
     paper: str
     row: str
     tier: str  # empty: counted, never run
@@ -57,6 +61,8 @@ class Line:
     macs_g: float
     digest: str  # of the first seed's run, 12 hexadecimal digits
     commit: str
+    leandet: str  # versions that made the first seed's run
+    torch: str
     outcomes: str  # of this row's published cells, counted: "reproduced 3; undecided 1"
 
 
@@ -72,7 +78,7 @@ def lines(records: Iterable[Record], outcomes: Iterable[Outcome] = ()) -> tuple[
     ran = {(paper, row) for paper, row, *_ in groups}
     groups.update({(*pair, "", "", ""): [] for pair in costs if pair not in ran})
     counts = _counts(outcomes)
-    return _ranked([_line(key, group, costs.get(key[:2]), counts.get(key[:2], "")) for key, group in groups.items()])
+    return ranked([_line(key, group, costs.get(key[:2]), counts.get(key[:2], "")) for key, group in groups.items()])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -93,12 +99,13 @@ def _line(key: Key, group: list[Record], cost: Record | None, counts: str) -> Li
     bad = [f"{record.status}: {record.reason}" for record in group if record.status != "ok"]
     low, high = interval([record.values["ap"] for record in good if "ap" in record.values])
     first = good[0] if good else cost
-    named = ".".join(part for part in (paper, row, tier) if part)
+    versions = first.context.get("versions", {}) if first else {}
     return Line(
-        id=named, rank=nan, paper=paper, row=row, tier=tier, data=data, machine=machine, seeds=len(good),
+        id=named(paper, row, tier), rank=nan, rank_to=nan, paper=paper, row=row, tier=tier, data=data, machine=machine, seeds=len(good),
         status="ok" if good else bad[0] if bad else "counted, not run",
         ap_low=low, ap_high=high,
         digest=first.digest[:12] if first else "", commit=str(first.context.get("commit", ""))[:12] if first else "", outcomes=counts,
+        leandet=str(versions.get("leandet", "")), torch=str(versions.get("torch", "")),
         **{measure: _mean(good, measure) for measure in ACCURACIES},
         **{measure: cost.values.get(measure, nan) if cost else nan for measure in COSTS},
     )  # fmt: skip
@@ -116,17 +123,34 @@ def _counts(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], str]:
     return {pair: "; ".join(f"{word} {words[word]}" for word in WORDS if words[word]) for pair, words in counted.items()}
 
 
-def _ranked(found: list[Line]) -> tuple[Line, ...]:
+def named(paper: str, row: str, tier: str) -> str:
+    """A line's id."""
+    return ".".join(part for part in (paper, row, tier) if part)
+
+
+def ranked(found: Iterable[Line]) -> tuple[Line, ...]:
+    """The lines in their order, each with the places that its interval leaves open; what other lines miss moves none."""
+    groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
     ordered = sorted(found, key=_place)
-    places: Counter[tuple[str, str]] = Counter()
-    ranked = []
     for line in ordered:
-        if isnan(line.ap):
-            ranked.append(line)
-            continue
-        places[line.tier, line.data] += 1
-        ranked.append(Line(**{**asdict(line), "rank": float(places[line.tier, line.data])}))
-    return tuple(ranked)
+        if not isnan(line.ap_low):
+            groups[line.tier, line.data].append(line)
+    return tuple(_between(line, groups[line.tier, line.data]) for line in ordered)
+
+
+def _between(line: Line, group: Sequence[Line]) -> Line:
+    if isnan(line.ap_low):
+        return replace(line, rank=nan, rank_to=nan)
+    above = sum(other.ap_low > line.ap_high for other in group)
+    below = sum(other.ap_high < line.ap_low for other in group)
+    return replace(line, rank=float(1 + above), rank_to=float(len(group) - below))
+
+
+def place_text(line: Line) -> str:
+    """A line's place as a reader sees it: "2", "1-3" for a tie, nothing where no interval gives it one."""
+    if isnan(line.rank):
+        return ""
+    return f"{line.rank:.0f}" if line.rank == line.rank_to else f"{line.rank:.0f}-{line.rank_to:.0f}"
 
 
 def _place(line: Line) -> tuple[int, str, bool, float, str, str]:
@@ -138,21 +162,68 @@ def _place(line: Line) -> tuple[int, str, bool, float, str, str]:
 # ---- the published CSV
 
 
-def schema() -> DataFrameSchema:
-    """What leaderboard.csv may hold: the unit is in each name, and each number in its range."""
-    from pandera.pandas import Check, Column, DataFrameSchema
+_COUNTED = re.compile(rf"(?:(?:{'|'.join(WORDS)}) \d+(?:; |$))*")
+PATTERNS = {  # text columns: what they may hold, in words and as a pattern
+    "id": ("PAPER.ROW.TIER, or PAPER.ROW of a row that was only counted", r"[\w-]+\.[\w-]+(?:\.[a-z]+)?"),
+    "status": ('"ok", "failed: REASON", "skipped: REASON" or "counted, not run"', r"ok|(?:failed|skipped): [\s\S]*|counted, not run"),
+    "digest": ("up to 12 hexadecimal digits", r"[0-9a-f]{0,12}"),
+    "commit": ("up to 12 hexadecimal digits", r"[0-9a-f]{0,12}"),
+    "leandet": ("a version, as in 0.1.0, or nothing", r"(?:\d+(?:\.\d+)+\S*)?"),
+    "torch": ("a version, as in 2.8.0+cpu, or nothing", r"(?:\d+(?:\.\d+)+\S*)?"),
+    "outcomes": (f"counts of outcomes joined by semicolons, as in reproduced 3; the outcomes are {', '.join(WORDS)}", _COUNTED.pattern),
+}
 
-    percent = Check.in_range(0, 100)
+
+def schema() -> DataFrameSchema:
+    """What leaderboard.csv may hold: the unit is in each name, each number in its range, each word one of those there are."""
+    from pandera.pandas import DataFrameSchema
+
+    columns = {**_numbers(), **_texts()}
+    return DataFrameSchema(
+        {field.name: columns[field.name] for field in fields(Line)},
+        checks=_across(), strict=True, ordered=True, unique=["id", "data", "machine"],
+    )  # fmt: skip
+
+
+def _numbers() -> dict[str, Any]:
+    from pandera.pandas import Check, Column
+
+    percent, least = Check.in_range(0, 100, error="0 to 100, or nothing"), Check.ge(0, error="0 or more, or nothing")
     numbers = {name: Column(float, percent, nullable=True) for name in ACCURACIES}
-    numbers |= {name: Column(float, Check.ge(0), nullable=True) for name in COSTS}
-    numbers |= {"rank": Column(float, Check.ge(1), nullable=True), "seeds": Column(int, Check.in_range(0, 1000))}
+    numbers |= {name: Column(float, least, nullable=True) for name in COSTS}
+    numbers |= {name: Column(float, Check.ge(1, error="1 or more, or nothing"), nullable=True) for name in ("rank", "rank_to")}
     numbers |= {name: Column(float, nullable=True) for name in ("ap_low", "ap_high")}
-    texts = {field.name: Column(str) for field in fields(Line) if field.name not in numbers}
-    texts["tier"] = Column(str, Check.isin(["", "smoke", "proxy", "real", "paper"]))
-    texts["id"] = Column(str, Check.str_length(min_value=1))
-    ordered = {field.name: ({**numbers, **texts})[field.name] for field in fields(Line)}
-    inside = Check(lambda frame: frame.ap.isna() | frame.ap_low.isna() | ((frame.ap_low <= frame.ap) & (frame.ap <= frame.ap_high)))
-    return DataFrameSchema(ordered, checks=inside, strict=True, ordered=True, unique=["id", "data", "machine"])
+    return numbers | {"seeds": Column(int, Check.in_range(0, 1000, error="0 to 1000"))}
+
+
+def _texts() -> dict[str, Any]:
+    from pandera.pandas import Check, Column
+
+    texts = {name: Column(str) for name in ("data", "machine")}
+    texts |= {name: Column(str, Check.str_length(min_value=1, error="not empty")) for name in ("paper", "row")}
+    texts["tier"] = Column(str, Check.isin(["", *TIERS], error=f"nothing, {', '.join(TIERS)}"))
+    return texts | {name: Column(str, Check.str_matches(rf"^(?:{pattern})$", error=said)) for name, (said, pattern) in PATTERNS.items()}
+
+
+def _across() -> list[Check]:
+    """What the columns of one line must be to each other."""
+    from pandera.pandas import Check
+
+    def inside(frame: pd.DataFrame) -> pd.Series:
+        return frame.ap_low.isna() & frame.ap_high.isna() | (frame.ap_low <= frame.ap) & (frame.ap <= frame.ap_high)
+
+    def ties(frame: pd.DataFrame) -> pd.Series:
+        return frame["rank"].isna() & frame.rank_to.isna() | (frame["rank"] <= frame.rank_to) & frame.ap_low.notna()
+
+    def names(frame: pd.DataFrame) -> pd.Series:
+        wanted = [named(paper, row, tier) for paper, row, tier in zip(frame.paper, frame.row, frame.tier, strict=True)]
+        return frame.id == wanted
+
+    return [
+        Check(inside, error="ap_low <= ap <= ap_high, or neither end"),
+        Check(ties, error="rank <= rank_to where there is an interval of ap, or neither"),
+        Check(names, error="the id is made of paper, row and tier"),
+    ]
 
 
 def frame(found: Sequence[Line]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from bench import places
 
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "hotcoco", "leandet")
+ARITHMETIC = ("torch", "torchvision", "numpy")  # of them, whose version may decide how a number is rounded
 BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without either a CPU emulates bfloat16, slower than float32
 BF16_GAIN = 1.2  # times as fast, so that one noisy measurement does not decide
 
@@ -78,6 +80,14 @@ def installed(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "missing"
+
+
+def alike(context: Mapping[str, Any]) -> bool:
+    """Whether this processor and these libraries made the record of that context, so that a replay must be bit-equal; never of a GPU's record."""
+    if not str(context.get("device", "cpu")).startswith("cpu"):
+        return False  # sums are taken in any order there
+    then, now = context.get("versions", {}), versions()
+    return all(then.get(name) == now[name] for name in ARITHMETIC) and context.get("machine", {}).get("cpu", "") == describe()["cpu"]
 
 
 def git(*arguments: str) -> str | None:

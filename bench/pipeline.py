@@ -27,7 +27,14 @@ HEAD = """\
 # runs/ is in no commit. `persist` keeps checkpoints when a stage runs again; what stands is not done again (see CONTRIBUTING.md).
 stages:
 """
-SHOWN = (("bench.publish", WHOLE), ("bench.report", WHOLE), ("bench.report.page", WHOLE), ("bench.report.plots", WHOLE), ("bench.metrics", WHOLE))
+SHOWN = (
+    ("bench.publish", WHOLE),
+    ("bench.report", WHOLE),
+    ("bench.report.page", WHOLE),
+    ("bench.report.plots", WHOLE),
+    ("bench.report.figures", WHOLE),
+    ("bench.metrics", WHOLE),
+)
 
 
 def runs_of(choice: Choice) -> tuple[Run, ...]:

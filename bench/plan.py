@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.datasets import DATASETS
-from bench.datasets.source import Data
+from bench.datasets.source import JOIN, Data, files_of, parse_data
 from bench.digest import WHOLE, Place, callables, closure, digest, places_of
 from bench.scales import PRETRAIN, SCALES
 from bench.spec import Backbone, Derive, Effort, Paper, Row, Scale, Schedule, Tier, Train, Xception
@@ -75,7 +75,7 @@ def everything(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     for paper in papers:
         for variant in paper.variants:
             rows = tuple(row for row in variant.rows if not choice.rows or row in choice.rows)
-            found += plan([paper], replace(choice, data=Data("scenes", variant.data), rows=rows)) if rows else ()
+            found += plan([paper], replace(choice, data=parse_data(variant.data), rows=rows)) if rows else ()
     return tuple({run.id: run for run in found}.values())
 
 
@@ -134,6 +134,12 @@ def canonical(paper: Paper, key: str, tier: Tier) -> str:
     return key
 
 
+def owner_of(paper: Paper, need: str) -> tuple[Paper, str]:
+    """The paper and the key of a row that is needed: one of the paper's own, or PAPER.ROW of another's."""
+    name, _, key = need.rpartition(".")
+    return ({other.key: other for other in paper.others}[name] if name else paper), key
+
+
 def row_of(papers: Mapping[str, Paper], run: Run) -> Row | None:
     """The row of a run; None for a pretrain run."""
     return None if run.kind == "pretrain" else papers[run.paper].row(run.row)
@@ -164,13 +170,14 @@ def _seeds(row: Row, choice: Choice) -> range:
 def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[Run]:
     """The run of a row after all that it needs, then its plateau proof if it has one."""
     row = paper.row(canonical(paper, row.key, choice.tier))
-    needed = [run for key in row.needs for run in _with_needs(paper, paper.row(key), seed, choice) if run.kind != "plateau"]
+    owners = [owner_of(paper, key) for key in row.needs]
+    needed = [run for owner, key in owners for run in _with_needs(owner, owner.row(key), seed, choice) if run.kind != "plateau"]
     trains = any(isinstance(step, Train) for step in row.recipe)
     begins = trains and row.start != "needs" and isinstance(row.recipe[0], Train)  # else it begins with the weights of the row that it needs
     start = _start(paper, row, choice) if begins else ()
     yield from (*needed, *start)
-    direct = {run_id(paper.key, canonical(paper, key, choice.tier), seed, choice) for key in row.needs}
-    inputs = [run for run in needed if run.id in direct] + list(start[-1:])
+    direct = {run_id(owner.key, canonical(owner, key, choice.tier), seed, choice) for owner, key in owners}
+    inputs = [*{run.id: run for run in needed if run.id in direct}.values(), *start[-1:]]
     name = run_id(paper.key, row.key, seed, choice)
     kind: RunKind = "train" if trains else "transform"
     main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "")
@@ -183,7 +190,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
 
 def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
     """Whether a plateau proof goes on from this run: the first seed of a headline row, on the embedded data."""
-    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and run.data.kind == SCENES.kind
+    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and not run.data.parts
     return first and papers[run.paper].row(run.row).headline
 
 
@@ -247,8 +254,12 @@ def metrics_digest() -> str:
 
 def _data(data: Data) -> dict[str, object]:
     """The data by its content, as far as its annotations say it, never by where it lies."""
-    parts = {key: file_hash(Path(value)) if Path(value).is_file() else Path(value).name for key, value in data.parts}
+    parts = {key: JOIN.join(map(_content, files_of(value) if data.kind == "joined" else (value,))) for key, value in data.parts}
     return {"data": data.name, "parts": parts}
+
+
+def _content(value: str) -> str:
+    return file_hash(Path(value)) if Path(value).is_file() else Path(value).name
 
 
 def file_hash(path: Path) -> str:

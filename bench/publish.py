@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import machine, places
-from bench.gather import Stored, current_digests, read_stored, standing
+from bench import audit, machine, places
+from bench.gather import Stored, current_digests, digests_of, read_stored, standing
 from bench.plan import metrics_digest
 from bench.records import Record, write_record
 from bench.report import Standing, cite, render
@@ -45,19 +45,44 @@ def committed_standing() -> Standing:
     return standing(committed(), digests=current_digests())
 
 
-def publish(*, allow_dirty: bool = False) -> list[Path]:
-    """Copy what stands here into results/records/<machine>/ and render the committed tables anew; returns the paths written.
+def shown_standing(*, committed: bool) -> Standing:
+    """What a command shows: the committed records alone, or this machine's beside them."""
+    return committed_standing() if committed else local_standing()
 
-    UserError on a dirty tree: a record must name the commit that made it.
+
+@dataclass(frozen=True)
+class Moved:
+    """What `publish` did: the paths written, and a line for each record that it refused."""
+
+    written: tuple[Path, ...]
+    refused: tuple[str, ...]
+
+
+def publish(*, allow_dirty: bool = False) -> Moved:
+    """Copy what stands here into results/records/<machine>/ and render the committed tables anew; stale records are refused, each in a line.
+
+    UserError on a dirty tree, before anything is written: a record must name the commit that made it.
     """
     dirty = machine.git("status", "--porcelain", "--", ".", ":!results", ":!dvc.lock")
     if dirty and not allow_dirty:
         first = dirty.splitlines()[0].strip()
         raise UserError(f"publish: the tree is dirty ({first}, {len(dirty.splitlines())} in all); commit or drop these changes, or add --allow-dirty")
-    digests = current_digests()
-    taken = [each for each in local() if _stands(each.record, digests)]
+    found = local()
+    digests = digests_of(found, current_digests())
+    taken = [each for each in found if _stands(each.record, digests)]
     written = [path for each in taken for path in _copy(each)]
-    return [*written, *render(committed_standing(), places.home() / "results")]
+    refused = tuple(_refused(each.record) for each in found if not _stands(each.record, digests))
+    return Moved((*written, *render(committed_standing(), places.home() / "results", audit=audit.rows())), refused)
+
+
+def _refused(record: Record) -> str:
+    """Why a record is not published, and what to do."""
+    again = {
+        "cost": f"leandet cost {record.paper}",
+        "latency": f"leandet time {record.paper}.{record.row}",
+        "training": f"leandet pace {record.paper}.{record.row}",
+    }.get(record.kind, f"leandet run {record.id}, or leandet attest {record.id}")
+    return f"publish: {record.id} is stale, made by other code; not published; next: {again}"
 
 
 def _stands(record: Record, digests: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bench.types import UserError
 
-Kind = Literal["train", "pretrain", "plateau", "transform", "cost", "score", "latency", "training"]
+Kind = Literal["train", "pretrain", "plateau", "transform", "cost", "score", "latency", "training", "deployed"]
 Status = Literal["ok", "failed", "skipped"]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import machine, places
 from bench.datasets import open_split, parse_data
+from bench.datasets.source import files_of
 from bench.metrics import score_all
 from bench.metrics.store import read_coco_results, read_predictions, write_predictions
 from bench.plan import slug
@@ -17,7 +18,8 @@ from bench.records import Record, write_record
 from bench.types import UserError
 
 if TYPE_CHECKING:
-    from bench.types import Split
+    from bench.datasets.source import Data
+    from bench.types import GroundTruth, Predictions, Split
 
 
 def score_file(path: Path, data: str, split: str, name: str) -> Record:
@@ -28,13 +30,18 @@ def score_file(path: Path, data: str, split: str, name: str) -> Record:
     if not row:
         raise UserError(f"--name {name!r}: needs a letter or a digit, as in my-detector")
     truth = opened.ground_truth()
-    predictions = read_predictions(path) if path.suffix == ".parquet" else read_coco_results(path, truth, _categories(chosen.part(split)))
+    predictions = predictions_of(path, chosen, split, truth)
     where = places.local_scores() / f"scored.{row}.{slug(chosen.name)}.{split}.json"
     values = score_all(predictions, truth)
     write_predictions(where.with_suffix(".parquet"), predictions, limit_bytes=10**9)
     record = Record(where.stem, "score", "scored", row, "real", 0, "ok", "", _hash(path), values, context=_context(chosen.name, opened))
     write_record(record, where)
     return record
+
+
+def predictions_of(path: Path, data: Data, split: str, truth: GroundTruth) -> Predictions:
+    """What a COCO results file or a predictions.parquet holds for the split with that ground truth."""
+    return read_predictions(path) if path.suffix == ".parquet" else read_coco_results(path, truth, _categories(files_of(data.part(split))[0]))
 
 
 def _categories(annotations: str) -> dict[int, int] | None:

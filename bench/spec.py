@@ -157,7 +157,7 @@ class Row:
     build: Builder | None  # None: a row that the paper quotes from elsewhere
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
-    needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from
+    needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from; PAPER.ROW for a row of another paper (Paper.others)
     # who puts the first weights in: the harness those of the pretrained backbone; the builder, out of request.inputs[PRETRAINED]; or the builder,
     # out of the rows that it needs, so that no pretrained backbone is asked for
     start: Start = "backbone"
@@ -224,6 +224,23 @@ class Claim:
     headline: bool = False
 
 
+FindingKind = Literal["contradicted", "copied", "shown nowhere", "left out"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Where a paper's printed numbers may disagree with each other, in a findings.py: found anew from the cells each time it is asked.
+
+    `find(printed)` is given a bench.audit.Printed and gives the arithmetic that shows the disagreement, or nothing where there is none.
+    """
+
+    key: str  # unique in its paper
+    kind: FindingKind
+    title: str  # what is found, in words; it holds no printed number, as the cell may change
+    source: str  # table, section and line of the paper
+    find: Callable[[Any], str]
+
+
 @dataclass(frozen=True)
 class CostRule:
     """What a paper's cost columns are of, and by which conventions it counted them (bench/meters)."""
@@ -254,6 +271,7 @@ class Paper:
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
     variants: tuple[Variant, ...] = ()
+    others: tuple[Paper, ...] = ()  # papers whose rows some rows of this one need
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
     def row(self, key: str) -> Row:

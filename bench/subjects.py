@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench import adapters, machine, places
 from bench.catalogue import find_paper
 from bench.datasets import open_split, parse_data
 from bench.datasets.source import SPLITS
+from bench.digest import Place
 from bench.orders import ID, choice_of, with_needs
 from bench.plan import slug
 from bench.spec import TIERS
@@ -29,14 +32,27 @@ FORMS = (
     "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0), FILE.py:FUNCTION, a function that makes a detector, "
     f"or {adapters.FORMS}"
 )
+# Forms that a detector is timed in, as in condensing.fpn-r50@fused, and what makes them: oneDNN's fused kernels, torch.compile's, other runtimes.
+DEPLOY: Mapping[str, Place] = MappingProxyType(
+    {
+        "fused": ("implementations.layers.fused", "fused"),
+        "compiled": ("implementations.layers.compiled", "compiled"),
+        "onnx": ("implementations.adapters.onnx", "form"),
+        "openvino": ("implementations.adapters.openvino", "form"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed, as the user names it (FORMS). A row is built at `tier` with random weights; a run brings its tier and weights."""
+    """What is timed, as the user names it (FORMS). A row is built at `tier` with random weights; a run brings its tier and weights.
+
+    `form`: of DEPLOY; empty: the detector as it learns.
+    """
 
     name: str
     tier: str = "paper"
+    form: str = ""
     size: str = ""  # as after --size; empty: the detector's own
     weights: str = ""  # a file, for a detector of an adapter; empty: random, or those that its name brings
     classes: int = 0  # of a detector of an adapter; 0: its own
@@ -57,21 +73,31 @@ class Subject:
     @property
     def label(self) -> str:
         """What tables and records call it; no path of a machine."""
+        form = f"@{self.form}" if self.form else ""
         if self.foreign:
             return ".".join(self.place)
-        return self.name if self.kind == "run" else f"{self.name}.{self.tier}"
+        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + form
 
     @property
     def place(self) -> tuple[str, str]:
-        """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given."""
+        """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given.
+
+        A deployed form is a row of its own, which no printed time is held against.
+        """
+        form = f"@{self.form}" if self.form else ""
         if self.kind == "adapter":
             key, rest = adapters.parts_of(self.name)
             return key, "-".join(filter(None, (_row_name(rest), slug(Path(self.weights).stem) if self.weights else "", self.size)))
         if self.kind == "file":
             path, function = self.name.rsplit(":", 1)
-            return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size)))
+            return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size))) + form
         paper, row = self.name.split(".")[:2]
-        return paper, row
+        return paper, row + form
+
+    @property
+    def row(self) -> str:
+        """The row's key in records."""
+        return self.place[1]
 
 
 @dataclass(frozen=True)
@@ -95,11 +121,14 @@ def _row_name(name: str) -> str:
 
 
 def find_subject(name: str, tier: str, data: str = "") -> Subject:
-    """The subject of that name; UserError if there is no such row, run or file."""
-    subject = Subject(name, tier)
-    if subject.kind == "adapter":
+    """The subject of that name, or of NAME@FORM; UserError if there is no such row, run, file or form."""
+    if adapters.is_adapted(name):
         adapters.known_name(name)
-        return subject
+        return Subject(name, tier)
+    name, at, form = name.partition("@")
+    if at and form not in DEPLOY:
+        raise UserError(f"{name}@{form}: there is no such form; allowed: {', '.join(DEPLOY)}, or the name alone")
+    subject = Subject(name, tier, form)
     if subject.kind == "file":
         if not Path(name.rsplit(":", 1)[0]).is_file():
             raise UserError(f"{name}: there is no such file; allowed: {FORMS}")
@@ -155,7 +184,7 @@ def check(conditions: Conditions) -> Split:
 def image_split(data: str, size: str = "") -> Split:
     """The test split of the data, or where a COCO text names none its val or train split; `size`: what drawn images are brought to."""
     chosen = parse_data(data)
-    named = [split for split in reversed(SPLITS) if chosen.kind != "coco" or chosen.part(split)]
+    named = [split for split in reversed(SPLITS) if chosen.kind not in {"coco", "joined"} or chosen.part(split)]
     opened, sides = open_split(chosen, named[0]), adapters.size_of(size)
     if sides is None or chosen.parts:
         return opened

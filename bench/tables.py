@@ -35,6 +35,7 @@ class Outcome:
     outcome: Word
     reason: str
     tier: str  # of an accuracy; empty for cost
+    records: tuple[str, ...] = ()  # ids of those that the outcome rests on, sorted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ class _Question:
 
 def compare(paper: Paper | None, published: Published, evidence: Evidence) -> tuple[Outcome, ...]:
     """One outcome a published result cell, in the order of the paper."""
-    return tuple(_outcome(cell, *_judge(cell, paper, evidence)) for cell in result_cells(published))
+    return tuple(_watched(cell, paper, evidence) for cell in result_cells(published))
+
+
+def _watched(cell: Cell, paper: Paper | None, evidence: Evidence) -> Outcome:
+    """The outcome, with the records that were looked at for it."""
+    watched, seen = evidence.watched()
+    found = _outcome(cell, *_judge(cell, paper, watched))
+    return replace(found, records=tuple(sorted(seen)))
 
 
 def _outcome(cell: Cell, key: str, finding: _Finding) -> Outcome:

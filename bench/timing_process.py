@@ -50,7 +50,7 @@ def open_detector(subject: Subject, conditions: Conditions) -> Opened:
     from torch import nn
 
     from bench import machine
-    from bench.detectors import build
+    from bench.detectors import build, deployed
     from bench.meters.latency import open_runtime
     from bench.meters.rois import hold_rois
 
@@ -61,6 +61,8 @@ def open_detector(subject: Subject, conditions: Conditions) -> Opened:
     detector = build(subject, conditions.data, len(split.classes))
     if isinstance(detector, nn.Module):
         detector.to(runtime.device)
+    if subject.form:
+        detector = deployed(detector, subject.form, runtime.dtype)
     if conditions.rois:
         hold_rois(detector, conditions.rois)
     return Opened(subject, detector, split, runtime, conditions)

@@ -17,7 +17,7 @@ from bench.digest import Place, callables, closure, digest, places_of
 from bench.percentiles import PERCENTILES, bound
 from bench.plan import file_hash
 from bench.records import Record, write_atomically, write_record
-from bench.subjects import Subject, row_of
+from bench.subjects import DEPLOY, Subject, row_of
 from bench.timing import Lane, Session
 from bench.two_samples import ratio_of_medians
 from bench.types import UserError
@@ -53,7 +53,7 @@ def _record(session: Session, lane: Lane, reference: Lane | None) -> Record:
     tier = "" if subject.foreign else subject.tier
     status, values = ("failed", {}) if lane.failed else ("ok", _values(session, lane, reference))
     name = f"{subject.label}.latency.{key(context)}"
-    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, _digest(subject), values, context=context)  # type: ignore[arg-type]
+    return Record(name, "latency", paper, row, tier, seed, status, lane.failed, subject_digest(subject), values, context=context)  # type: ignore[arg-type]
 
 
 # ---- what names a record
@@ -67,7 +67,7 @@ def key(context: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _digest(subject: Subject) -> str:
+def subject_digest(subject: Subject) -> str:
     """Of the meter's source and the detector's."""
     meter = (("bench.meters.latency", "time_image"), ("bench.meters.rois", "hold_rois"))
     if subject.kind == "file":
@@ -76,7 +76,10 @@ def _digest(subject: Subject) -> str:
         return adapter_digest(subject, meter)
     row = row_of(subject)
     settings = {"kind": "latency", "tier": subject.tier, "row": row.build, "arguments": row.arguments, "setting": row.setting}
-    return digest(settings, closure((*meter, *places_of(callables([row.build, row.arguments])))))
+    deployed = (DEPLOY[subject.form],) if subject.form else ()
+    return digest(
+        settings | ({"form": subject.form} if deployed else {}), closure((*meter, *deployed, *places_of(callables([row.build, row.arguments]))))
+    )
 
 
 def adapter_digest(subject: Subject, start: Sequence[Place] = ()) -> str:
@@ -91,7 +94,8 @@ def current_digest(record: Record) -> str:
     if record.paper == "file" or record.context.get("adapter"):
         return ""
     try:
-        return _digest(Subject(f"{record.paper}.{record.row}", record.tier))
+        row, _, form = record.row.partition("@")
+        return subject_digest(Subject(f"{record.paper}.{row}", record.tier, form))
     except UserError:
         return ""
 

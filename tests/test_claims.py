@@ -130,6 +130,20 @@ def test_accuracy_claims_wait_for_seeds_plateau_and_predictions():
     assert decided([])["k1-l1-drop"].outcome == "not attempted"
 
 
+def on(machine, records):
+    return [replace(record, context=dict(record.context) | {"machine": {"name": machine}}) for record in records]
+
+
+def test_a_plateau_shown_on_one_machine_holds_for_another_of_the_same_length():
+    """The run that is continued and its continuation are of one machine; the seeds that decide may be another's."""
+    drop, judged = [difference("k1-l1", -1.8, -1.4)], [run for run in on("gpu", runs("k1-l1", "fpn-r50")) if run.kind != "plateau"]
+    assert decided(judged, drop)["k1-l1-drop"].outcome == "undertrained"
+    assert decided(judged + on("cpu", runs("k1-l1", "fpn-r50", seeds=1)), drop)["k1-l1-drop"].outcome == "reproduced"
+    assert decided(judged + on("cpu", runs("k1-l1", "fpn-r50", seeds=1, gain=1.1)), drop)["k1-l1-drop"].outcome == "undertrained"
+    alone = [run for run in on("cpu", runs("k1-l1", "fpn-r50")) if run.kind == "plateau"]
+    assert decided(judged + alone, drop)["k1-l1-drop"].outcome == "undertrained", "what a proof continues is not there"
+
+
 def test_superiority_and_a_claim_that_only_a_table_implies():
     claim = Claim("k16-l5-beats-svd", -1, "superiority", lambda case: case.superiority("k16-l5", "svd", "voc_ap50"))
     paper = replace(ENTRY.paper, claims=(claim,))

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from bench.catalogue import built
 from bench.derive import keep
+from bench.plan import owner_of
 from bench.scales import SCALES
 from bench.spec import Derive, Request, Train
 from bench.types import Detector, Target, Trainable, detect
@@ -21,11 +22,11 @@ HEADS = ("regions", "head")  # what the second stage, or a one-stage detector's 
 def build(paper, row, tier, classes, folder):
     """The row's detector; what it starts from is made here with random weights, and what those runs derive is derived from two images."""
     inputs = {}
-    for key in row.needs:
-        needed = build(paper, paper.row(key), tier, classes, folder)
+    for owner, key in (owner_of(paper, need) for need in row.needs):
+        needed = build(owner, owner.row(key), tier, classes, folder)
         save_file({name: tensor.contiguous() for name, tensor in needed.state_dict().items()}, folder / f"{key}.safetensors")
         inputs[key] = folder / f"{key}.safetensors"
-        steps = [step for step in paper.row(key).recipe if isinstance(step, Derive)]
+        steps = [step for step in owner.row(key).recipe if isinstance(step, Derive)]
         if steps:
             values = {step.name: {name: step.measure(needed.eval(), [photographs((64, 64), (64, 64))]) for name in step.splits} for step in steps}
             keep(values, folder)

@@ -24,6 +24,9 @@ TORCHLESS = (
     "evidence",
     "verdicts",
     "leaderboard",
+    "leaderboard_command",
+    "leaderboard_files",
+    "leaderboard_table",
     "published",
     "catalogue",
 )

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from bench.meters.compressed import arithmetic_mb, compressed_cost, compressed_values, speedup_realised
+from bench.meters.compressed import arithmetic_mb, compressed_cost, compressed_values
 from bench.meters.conventions import MAC
 from bench.meters.macs import count_macs
 from bench.scales import SCALES
@@ -159,11 +159,3 @@ def test_weights_alone_lie_on_their_grid_and_shrink_the_file():
     quantise_weights(all_layers(detector))
     assert all(torch.allclose(a, layer.module.weight, rtol=1e-6) for a, layer in zip(before, all_layers(detector), strict=True))
     assert compressed_values(detector)["own_stored_mb"] < 0.3 * compressed_values(compress(dense(), Compression()))["own_stored_mb"]
-
-
-@pytest.mark.parametrize(
-    ("faster", "interval", "said"),
-    [(False, None, "no"), (True, None, "not timed"), (True, (0.4, 0.6), "yes"), (True, (0.9, 1.1), "no"), (False, (0.98, 1.01), "no")],
-)
-def test_a_speedup_is_realised_only_where_a_clock_shows_it(faster, interval, said):
-    assert speedup_realised(faster=faster, interval=interval) == said

@@ -376,7 +376,7 @@ def test_latencies_are_published_beside_the_others_and_rendered(session, tmp_pat
     monkeypatch.setattr("bench.machine.git", lambda *words: "")
     records = keep(session)
     keep(replace(session, manner=Manner(quick=True)))
-    written = {path.relative_to(tmp_path).as_posix() for path in publish()}
+    written = {path.relative_to(tmp_path).as_posix() for path in publish().written}
     folder = f"results/records/{machine.describe()['name']}"
     assert {f"{folder}/{record.id}.json" for record in records} <= written
     assert f"{folder}/{records[0].id}.parquet" in written

@@ -7,9 +7,11 @@ from math import isnan, sqrt
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pandera.errors import SchemaError
 
-from bench.leaderboard import Line, as_csv, frame, interval, lines
+from bench.leaderboard import Line, as_csv, frame, interval, lines, place_text
 from bench.records import Record
 
 
@@ -39,12 +41,42 @@ def test_the_mean_and_the_interval_over_seeds():
     assert all(isnan(end) for end in interval([50.0]))
 
 
+def seeds(row, *aps, **changes):
+    return [run(row, seed, ap, **changes) for seed, ap in enumerate(aps)]
+
+
+def places(found):
+    return {line.row: place_text(line) for line in found}
+
+
 def test_ranking_never_averages_over_what_is_missing():
     half = run("b", 1, 90.0, values={"ap50": 95.0})  # this seed has no AP
-    found = {line.row: line for line in lines([run("a", 0, 40.0), run("b", 0, 90.0), half, run("c", 0, 45.0)])}
+    found = {line.row: line for line in lines([*seeds("a", 39.9, 40.1), run("b", 0, 90.0), half, *seeds("c", 44.9, 45.1)])}
     assert isnan(found["b"].ap)
     assert isnan(found["b"].rank)
-    assert (found["c"].rank, found["a"].rank) == (1, 2)
+    assert (found["c"].rank, found["c"].rank_to, found["a"].rank, found["a"].rank_to) == (1, 1, 2, 2)
+
+
+def test_a_row_stands_above_another_only_where_its_whole_interval_does():
+    """Three seeds, deviation 0.1: +-4.303 * 0.1 / sqrt(3) = +-0.25; so 50.0 and 50.4 overlap, 51.0 and 50.4 do not."""
+    found = lines([*seeds("a", 50.9, 51.0, 51.1), *seeds("b", 50.3, 50.4, 50.5), *seeds("c", 49.9, 50.0, 50.1), *seeds("d", 40.0, 50.0, 59.0)])
+    assert [line.row for line in found] == ["a", "b", "c", "d"]
+    assert places(found) == {"a": "1-2", "b": "2-4", "c": "2-4", "d": "1-4"}
+
+
+def test_one_seed_has_no_interval_and_no_rank_and_moves_none():
+    found = lines([run("a", ap=99.0), *seeds("b", 49.9, 50.1), *seeds("c", 59.9, 60.1)])
+    assert [line.row for line in found] == ["a", "c", "b"]
+    assert places(found) == {"a": "", "c": "1", "b": "2"}
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1000)] * 2), min_size=1, max_size=8))
+def test_a_place_counts_the_rows_that_are_surely_above(pairs):
+    found = lines([each for row, pair in enumerate(pairs) for each in seeds(f"r{row}", *(ap / 10 for ap in pair))])
+    for line in found:
+        assert line.rank == 1 + sum(other.ap_low > line.ap_high for other in found)
+        assert line.rank_to == sum(not other.ap_high < line.ap_low for other in found)
+        assert line.rank <= line.rank_to
 
 
 def test_a_failed_row_and_a_row_that_was_only_counted_are_lines():
@@ -54,7 +86,7 @@ def test_a_failed_row_and_a_row_that_was_only_counted_are_lines():
 
 
 def test_rows_of_other_records_are_ranked_within_their_tier_and_data():
-    found = lines([run("a", ap=10.0), run("b", ap=20.0), run("c", ap=5.0, tier="real")])
+    found = lines([*seeds("a", 9.9, 10.1), *seeds("b", 19.9, 20.1), *seeds("c", 4.9, 5.1, tier="real")])
     assert [(line.row, line.rank) for line in found] == [("c", 1), ("b", 1), ("a", 2)]
 
 
@@ -77,7 +109,24 @@ def test_no_record_gives_a_table_without_lines():
 
 
 @pytest.mark.parametrize(
-    "change", [{"ap": 101.0}, {"ap": -1.0}, {"params_m": -1.0}, {"tier": "huge"}, {"id": ""}, {"ap_low": 60.0}, {"rank": 0.0}, {"seeds": -1}]
+    "change",
+    [
+        {"ap": 101.0},
+        {"ap": -1.0},
+        {"params_m": -1.0},
+        {"tier": "huge"},
+        {"id": ""},
+        {"ap_low": 60.0},
+        {"rank": 0.0},
+        {"seeds": -1},
+        {"rank": 3.0},
+        {"status": "fine"},
+        {"outcomes": "reproduced"},
+        {"outcomes": "won 3"},
+        {"torch": "new"},
+        {"commit": "HEAD"},
+        {"id": "p.b.proxy"},
+    ],
 )
 def test_a_line_out_of_range_is_refused(change):
     (line,) = lines([run("a", seed, 50.0 + seed) for seed in range(2)])

@@ -37,3 +37,12 @@ def test_a_machine_whose_gpu_is_hidden_bears_the_name_of_its_cpu(monkeypatch: py
     machine.describe.cache_clear()
     assert described["gpus"] == []
     assert "nvidia" not in described["name"]
+
+
+def test_a_record_is_decided_by_the_processor_and_the_versions_that_made_it() -> None:
+    """A GPU's is decided nowhere: it sums in any order."""
+    made = {"device": "cpu", "versions": machine.versions(), "machine": machine.describe()}
+    assert machine.alike(made)
+    assert not machine.alike(made | {"device": "cuda:0"})
+    assert not machine.alike(made | {"versions": machine.versions() | {"torch": "1.0"}})
+    assert not machine.alike(made | {"machine": machine.describe() | {"cpu": "another"}})

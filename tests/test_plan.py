@@ -12,7 +12,7 @@ import pytest
 from bench import places
 from bench import plan as planning
 from bench.catalogue import built
-from bench.datasets.source import Data
+from bench.datasets.source import Data, parse_data
 from bench.plan import SCENES, Choice, everything, headlines, plan, quick, schedule_of, slug
 from bench.scales import SCALES
 from bench.spec import Paper, Row, Setting, Transform
@@ -214,6 +214,7 @@ def test_everything_holds_the_rows_that_are_judged_on_other_scenes_too():
     crowded = {name: run for name, run in runs.items() if run.data.name == "scenes-v1-crowded"}
     assert {run.row for run in crowded.values()} == {"align", "nms-05"}
     assert sorted(run.seed for run in crowded.values() if run.row == "nms-05") == [0, 1, 2, 3, 4]
+    assert {run.data for run in crowded.values()} == {parse_data("scenes-v1-crowded")}, "a stage of the pipeline names its data; both must be one"
     assert "light_head.align.proxy.scenes-v1-crowded.s0.plateau" in crowded, "no plateau is shown on the crowded scenes"
     assert {run.id for run in plan(built().values(), Choice("proxy"))} == set(runs) - set(crowded)
     starts = {need for run in crowded.values() for need in run.needs} - set(crowded)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import places
+from bench import audit, cli, places
 from bench.catalogue import built
 from bench.gather import read_stored
 from bench.metrics import score_all
@@ -65,7 +65,7 @@ def test_what_stands_is_committed_and_its_tables_come_again_byte_for_byte(home, 
     assert read_record(target) == record
     assert target.with_suffix(".parquet").read_bytes() == (places.run_folder(run.id) / "predictions.parquet").read_bytes()
     again = tmp_path / "again"
-    render(committed_standing(), again)
+    render(committed_standing(), again, audit=audit.rows())
     made = files(again)
     assert {name: data for name, data in files(home / "results").items() if not name.startswith("records/")} == made
     assert run.id.rpartition(".")[0].encode() in made["leaderboard.csv"]
@@ -74,9 +74,42 @@ def test_what_stands_is_committed_and_its_tables_come_again_byte_for_byte(home, 
 def test_what_other_code_made_stays_here(home):
     run = a_run()
     measured(run, digest="of older code")
-    publish()
+    moved = publish()
     assert committed() == ()
     assert len(local()) == 1
+    assert moved.refused == (
+        f"publish: {run.id} is stale, made by other code; not published; next: leandet run {run.id}, or leandet attest {run.id}",
+    )
+
+
+def test_stale_records_are_a_line_each_and_exit_code_two_while_what_stands_is_published(home, monkeypatch, capsys):
+    run, body = plan(built().values(), Choice("proxy", rows=("fpn-r50",), seeds=2))[-2:]
+    measured(run)
+    measured(body, digest="of older code")
+    cost = Record("condensing.svd.cost", "cost", "condensing", "svd", "", 0, "ok", "", "of older code", {"params_m": 1.0})
+    write_record(cost, places.costs() / f"{cost.id}.json")
+    monkeypatch.setattr(sys, "argv", ["leandet", "publish"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    lines = said.err.strip().splitlines()
+    assert [line.split()[1] for line in lines] == [body.id, cost.id]
+    assert all("stale" in line for line in lines)
+    assert lines[1].endswith("next: leandet cost condensing")
+    assert [each.record.id for each in committed()] == [run.id]
+
+
+def test_the_command_refuses_a_dirty_tree_in_a_line_with_exit_code_two(home, monkeypatch, capsys):
+    monkeypatch.setattr("bench.machine.git", lambda *words: " M bench/train.py\n M bench/cli.py" if words[0] == "status" else "")
+    monkeypatch.setattr(sys, "argv", ["leandet", "publish"])
+    measured(a_run())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.err == ("leandet: publish: the tree is dirty (M bench/train.py, 2 in all); commit or drop these changes, or add --allow-dirty\n")
+    assert not (home / "results").exists()
 
 
 def test_a_run_that_was_cut_off_stays_here(home):

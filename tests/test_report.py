@@ -1,22 +1,32 @@
 """What a reader sees: the same bytes for the same records, nothing of a paper or a record read as markup."""
 
+import base64
 import csv
+import hashlib
 import io
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
 
-from bench.catalogue import catalogue
+from bench.catalogue import printing
 from bench.evidence import Difference
+from bench.leaderboard_table import print_leaderboard
 from bench.records import Record
-from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_leaderboard, print_tables, render
+from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_tables, render
+from bench.report.figures import Drawing
+from bench.report.page import Beside, page, readable
 from bench.report.plots import chart, ticks
 from bench.verdicts import WORDS
 
+HERE = Path(__file__).parents[1]
 EVIL = "<script>alert('|')</script> [bold]&[/bold]"
 
 
@@ -46,7 +56,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in {"src", "href"}]
-        if tag not in {"meta", "br"}:
+        if tag not in {"meta", "br", "wbr", "img", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -64,6 +74,23 @@ def test_rendering_twice_gives_the_same_bytes(standing, tmp_path):
     assert {"cells.csv", "claims.csv", "leaderboard.csv", "report/index.html", "tables/condensing-T3.csv", "tables/condensing-T4.md"} <= names
 
 
+def test_the_order_of_hashing_changes_no_byte(tmp_path):
+    """Sets and dictionaries come in another order in another process."""
+    code = "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); import test_report as t; "
+    code += "from bench.report import judge, render; render(judge([t.run(), t.run('fpn-r50'), t.run('k1-l1', 1)]), Path(sys.argv[1]))"
+    for seed in ("1", "2"):
+        words = [sys.executable, "-c", code, str(tmp_path / seed)]
+        subprocess.run(words, cwd=HERE, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(HERE)}, check=True)
+    first, second = ({path.relative_to(tmp_path / seed): path.read_bytes() for path in (tmp_path / seed).rglob("*.*")} for seed in ("1", "2"))
+    assert first == second
+    assert len(first) > 10
+
+
+def test_the_committed_page_is_small_enough_for_git():
+    """Room for twice the records that there are when this is written."""
+    assert (HERE / "results/report/index.html").stat().st_size < 2_000_000
+
+
 def test_the_csv_files_hold_every_cell_and_claim(standing, tmp_path):
     render(standing, tmp_path)
     cells = list(csv.DictReader(io.StringIO((tmp_path / "cells.csv").read_text())))
@@ -79,16 +106,58 @@ def test_the_csv_files_hold_every_cell_and_claim(standing, tmp_path):
 def test_the_page_is_whole_static_and_escapes_every_text(standing, tmp_path):
     render(standing, tmp_path)
     text = (tmp_path / "report/index.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert "script" not in page.tags
-    assert all(link.startswith("#") for link in page.links)  # nothing is fetched
-    assert any(EVIL in piece for piece in page.text)
-    assert page.tags.count("svg") == 2  # AP and loss of the proxy runs
-    for entry in catalogue().values():
-        assert entry.published.title in page.text
-    assert "http" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"', "", text)
+    reader = Page()
+    reader.feed(text)
+    assert reader.open == []
+    assert reader.tags.count("script") == reader.tags.count("style") == 1  # ours, and the policy names no other
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)  # nothing is fetched
+    assert any(EVIL in piece for piece in reader.text)
+    assert reader.tags.count("svg") == 2 + 1 + 5  # AP and loss of the proxy runs, a bar of outcomes for all and for each paper
+    for entry in printing().values():
+        assert entry.published.title in reader.text
+    assert "://" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"', "", text)
+
+
+def test_the_policy_allows_the_page_s_own_style_and_script_alone(standing):
+    text = page(standing)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    for name in ("style", "script"):
+        (own,) = re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+        assert f"{name}-src &#39;sha256-{digest}&#39;" in policy
+    assert policy.startswith("default-src &#39;none&#39;")
+    assert "unsafe" not in policy
+
+
+def test_the_page_leads_from_each_number_to_its_record(standing):
+    """The row's own record, its machine and commit, and the command that makes it again."""
+    text = page(standing)
+    reader = Page()
+    reader.feed(text)
+    targets = {link.removeprefix("#") for link in reader.links}
+    assert "rec-condensing.k16-l5.proxy.s0" in targets
+    assert targets <= set(re.findall(r' id="([^"]*)"', text))
+    (row,) = re.findall(r'<tr id="rec-condensing.k16-l5.proxy.s0".*?</tr>', text)
+    assert all(part in row for part in ("leandet rerun --row condensing.k16-l5.proxy", "cccccccccccc", "dddddddddddd", "desk", "scenes-v1"))
+
+
+def test_an_audit_and_drawings_are_shown_where_there_are_any(standing):
+    drawing = Drawing("a", f"title {EVIL}", "seen", "condensing", "scenes-v1", "ours", "data:image/png;base64,AAAA")
+    text = page(standing, Beside((drawing,), [(f"found {EVIL}", "9 of 9 are equal", ("paper.txt, line 3",))]))
+    reader = Page()
+    reader.feed(text)
+    assert f"found {EVIL}" in reader.text
+    assert f"title {EVIL}" in reader.text
+    assert {"9 of 9 are equal", "paper.txt, line 3", "Audit", "Drawings"} <= set(reader.text)
+    assert not {"Audit", "Drawings"} & set(re.findall(r">(\w+)</h2>", page(standing)))
+
+
+def test_formulas_are_shown_as_a_reader_would_write_them():
+    known = {
+        "ours w/o $\\mathcal{L}_d$": "ours w/o L_d", "$\\sqrt{}$": "\u2713", "$P_3 - P_7$": "P3 - P7", "X-64 \\times 4d": "X-64 \u00d7 4d",
+        "37.1 \\downarrow": "37.1 \u2193", "a_1 plain": "a_1 plain",
+    }  # fmt: skip
+    assert {text: readable(text) for text in known} == known
 
 
 def test_markdown_reads_no_markup(standing, tmp_path):

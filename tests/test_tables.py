@@ -233,3 +233,27 @@ print(sorted({"torch", "pandas", "pandera", "matplotlib"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ---- what an outcome rests on
+
+
+def test_an_outcome_names_the_records_that_it_rests_on():
+    found = judged([cost("faster-c4", 14.0), cost("cascade", 14.0), *pair(), run("no-ld")], [difference(-0.4, 0.4)])
+    assert {o.records for o in found if (o.key, o.kind) == ("faster-c4", "cost")} == {("condensing.faster-c4.cost",)}
+    runs = [f"condensing.{row}.proxy.s{seed}" for row in ("fpn-r50", "k16-l5") for seed in range(5)]
+    proofs = [f"condensing.{row}.proxy.s0.plateau" for row in ("fpn-r50", "k16-l5")]
+    assert cell(found, "k16-l5", "mAP", "T2").records == tuple(sorted(runs + proofs))
+    assert cell(found, "no-lu", "mAP", "T2").records == ()
+
+
+def test_the_named_records_alone_give_the_same_outcome():
+    """Nothing that an outcome rests on is left out, and what is left out changes nothing."""
+    records = [cost("faster-c4", 14.0), cost("cascade", 6.8), *pair(), run("no-ld"), run("svd", status="failed", reason="loss is nan")]
+    found = judged(records, [difference(-0.4, 0.4)])
+    assert len({o.records for o in found}) > 4
+    for names in {o.records for o in found}:
+        again = judged([record for record in records if record.id in names], [difference(-0.4, 0.4)])
+        for before, after in zip(found, again, strict=True):
+            if before.records == names:
+                assert after == before

@@ -33,6 +33,12 @@ def _coco(data: Data, split: str) -> Split:
     return open_coco(data, split)
 
 
+def _joined(data: Data, split: str) -> Split:
+    from bench.datasets.joined import open_joined
+
+    return open_joined(data, split)
+
+
 def _voc(data: Data, split: str) -> Split:
     from bench.datasets.voc import open_voc
 
@@ -50,7 +56,7 @@ def _added(data: Data, split: str) -> Split:
 
 
 DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType(
-    {"scenes": _scenes, "variant": _variant, "coco": _coco, "voc": _voc, "added": _added}
+    {"scenes": _scenes, "variant": _variant, "coco": _coco, "joined": _joined, "voc": _voc, "added": _added}
 )
 
 

@@ -249,3 +249,13 @@ def _only_categories(path: Path) -> dict[str, Any]:
         with contextlib.suppress(ValueError, RecursionError):
             return {"categories": json.JSONDecoder().raw_decode(rest.decode())[0]}
     return _parse(path, text)
+
+
+def categories_of(path: Path) -> dict[int, str]:
+    """The names by category id of a COCO JSON, without its images and boxes."""
+    return _categories(path, _only_categories(path))
+
+
+def image_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries under "images" of a COCO JSON, as they stand in the file."""
+    return _entries(path, _parse(path, _read(path)), "images")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
+from os.path import realpath
 from pathlib import Path
 
 from bench.types import UserError
@@ -10,7 +12,11 @@ from bench.types import UserError
 SPLITS = ("train", "val", "test")
 VARIANTS = ("scenes-v1-crowded",)  # the names in scene_variants.py
 _KEYS = {"coco": (*SPLITS, "images", "empty"), "voc": ("voc", *SPLITS, "classes", "empty")}
-_FORMS = "scenes-v1, or train=A.json,val=B.json,test=C.json[,images=DIR], or voc=DIR[,train=2007_trainval+2012_trainval,val=2007_val,test=2007_test]"
+JOIN = "+"  # between the files, or the image sets, of one split
+_FORMS = (
+    "scenes-v1, or train=A.json,val=B.json,test=C.json[+D.json][,images=DIR], "
+    "or voc=DIR[,train=2007_trainval+2012_trainval,val=2007_val,test=2007_test]"
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ def parse_data(text: str) -> Data:
     """The data that a text means; UserError names an unknown key and the allowed ones.
 
     "scenes-v1" (any name that begins with "scenes") is drawn on the fly. "train=A.json,val=B.json,test=C.json[,images=DIR]" is COCO JSON; a split
-    that is not given cannot be opened. "voc=DIR" is a folder that holds VOC2007, VOC2012; its splits are image sets joined by "+".
+    that is not given cannot be opened, and one of several files is "test=B.json+C.json" (kind "joined"). "voc=DIR" is a folder that holds
+    VOC2007, VOC2012; its splits are image sets joined by "+".
     "KEY=TEXT" goes to a reader that an installed package adds under that key (entry points of the group leandet.datasets).
     "empty=drop" leaves out boxes of zero size (COCO's own train2017 has two), which are a fault otherwise.
     """
@@ -49,6 +56,9 @@ def parse_data(text: str) -> Data:
         raise UserError(f"--data {text!r}: empty={parts['empty']} is unknown; allowed is empty=drop, or leave it out")
     if kind == "coco" and not any(split in parts for split in SPLITS):
         raise UserError(f"--data {text!r}: it names no split; give at least one of train=FILE, val=FILE, test=FILE")
+    if kind == "coco" and any(files_of(parts[split]) != (parts[split],) for split in SPLITS if split in parts):
+        kind = "joined"
+        _check_joined(text, {split: files_of(parts[split]) for split in SPLITS if split in parts})
     return Data(kind, _name(kind, parts), tuple(sorted(parts.items())))
 
 
@@ -57,6 +67,24 @@ def _added() -> dict[str, object]:
     from bench.adapters import DATASETS, entry_points
 
     return dict(entry_points(DATASETS))
+
+
+def files_of(value: str) -> tuple[str, ...]:
+    """The COCO files that a split is made of, in the order given; a "+" in the name of a file that exists joins nothing."""
+    return (value,) if JOIN not in value or Path(value).is_file() else tuple(name.strip() for name in value.split(JOIN))
+
+
+def _check_joined(text: str, files: dict[str, tuple[str, ...]]) -> None:
+    """UserError for an empty name, a file twice in a split, or one in train and in test; val may lie in either, as it chooses nothing."""
+    for split, names in files.items():
+        if "" in names:
+            raise UserError(f"--data {text!r}: {split} has an empty file name beside a '+'; allowed are files joined by '+', as in B.json+C.json")
+        twice = next((a for a, b in combinations(names, 2) if realpath(a) == realpath(b)), "")
+        if twice:
+            raise UserError(f"--data {text!r}: {split} has {twice} twice; name each file once")
+    both = next((a for a in files.get("train", ()) for b in files.get("test", ()) if realpath(a) == realpath(b)), "")
+    if both:
+        raise UserError(f"--data {text!r}: {both} is in train and in test; allowed are other images to test on; leave it out of one")
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -75,4 +103,4 @@ def _name(kind: str, parts: dict[str, str]) -> str:
     if kind == "voc":
         return f"voc:{parts.get('train', 'default')}"
     first = next(parts[split] for split in SPLITS if split in parts)
-    return f"coco:{Path(first).absolute().parent.name}"
+    return f"coco:{Path(files_of(first)[0]).absolute().parent.name}"

@@ -5,6 +5,8 @@ A detector says what was done to it by its `compression`: `bits` of weights and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -78,7 +80,7 @@ def compressed_cost(detector: Any, *, rois: int = ROIS) -> CompressedCost:
 
 
 def _bits(detector: Any, part: Part) -> int:
-    """Bits of a weight times bits of an activation. A part of an int8 detector that stayed float32 has its activations in float32."""
+    """Bits of a weight times bits of an activation. A part that stayed float32, or of which only layers run on int8, counts as float32 in and out."""
     weight, activation = detector.compression.bits
     lowered = source_of(part.module) is not part.module
     return int(weight) * (int(activation) if lowered or activation == FLOAT else FLOAT)
@@ -89,7 +91,21 @@ def _count(part: Part, rule: Convention) -> MacCount:
     module = source_of(part.module)
     weight = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     inputs = (torch.zeros(shape, device=weight.device, dtype=weight.dtype) for shape in part.inputs)
-    return count_macs(module, *inputs, rule=rule)
+    with layers_in_float(module):
+        return count_macs(module, *inputs, rule=rule)
+
+
+@contextmanager
+def layers_in_float(module: nn.Module) -> Iterator[None]:
+    """Let the float32 modules run in the place of the int8 layers that a part holds; afterwards each is as it was."""
+    lowered = [(parent, name, child) for parent in module.modules() for name, child in parent.named_children() if source_of(child) is not child]
+    for parent, name, child in lowered:
+        parent.register_module(name, source_of(child))
+    try:
+        yield
+    finally:
+        for parent, name, child in lowered:
+            parent.register_module(name, child)
 
 
 def arithmetic_mb(detector: nn.Module, bits: int) -> float:
@@ -113,13 +129,3 @@ def compressed_values(detector: Any) -> dict[str, float]:
         "own_stored_mb": stored,
         "own_stored_ratio": stored / arithmetic if arithmetic else 0.0,
     }
-
-
-def speedup_realised(*, faster: bool, interval: tuple[float, float] | None) -> str:
-    """Whether a saving is one on the clock: "yes" only where the interval of compressed over dense time lies below one.
-
-    `faster`: whether any kernel has less to do; without that a saving in multiply-adds is "no", timed or not.
-    """
-    if interval is not None and interval[1] < 1:
-        return "yes"
-    return "not timed" if interval is None and faster else "no"

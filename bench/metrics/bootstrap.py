@@ -1,4 +1,4 @@
-"""How sure a difference of two runs is: resamples of images, resamples of seeds, and the smallest difference that some seeds can show."""
+"""How sure a difference of two runs is: resamples of images (or groups of them) and of seeds, and the smallest difference that they can show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import NormalDist, stdev
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench.metrics.matches import Matches
 
     Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
     Counts = NDArray[np.float32]
 
 BLOCK = 64  # rows at once: with 1,000 resamples they stay in the processor's cache
@@ -44,27 +45,57 @@ def image_weights(images: int, samples: int = 1000, seed: int = 0) -> Counts:
     return np.ascontiguousarray(counts.T)
 
 
-def paired_difference(a: Matches, b: Matches, *, samples: int = 1000, seed: int = 0) -> Difference:
+def group_weights(groups: Ints, samples: int = 1000, seed: int = 0) -> Counts:
+    """(images, samples): how often each image stands in each resample of as many groups, all images of a drawn group together.
+
+    `groups` (images,) names the group of each image by any number. Images that are not independent of each other, as frames of a clip are not, belong
+    to one group (the cluster bootstrap: Davison and Hinkley 1997, section 3.8). Groups of one image give image_weights, bit for bit.
+    """
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.empty_like(first)
+    order[np.argsort(first)] = np.arange(len(first))  # groups by their first image
+    return np.ascontiguousarray(image_weights(len(first), samples, seed)[order[place]])
+
+
+def paired_difference(a: Matches, b: Matches, *, samples: int = 1000, seed: int = 0, groups: Ints | None = None) -> Difference:
     """A minus B over resamples of the images, the same for both; percentiles 2.5 and 97.5 (Efron and Tibshirani 1993, section 13.3)."""
-    return seed_and_image_interval([a], [b], samples=samples, seed=seed)
+    return seed_and_image_interval([a], [b], samples=samples, seed=seed, groups=groups)
 
 
-def seed_and_image_interval(runs_a: Sequence[Matches], runs_b: Sequence[Matches], *, samples: int = 1000, seed: int = 0) -> Difference:
-    """The mean difference over seeds, each resample drawing both the seeds (a run of A stays with the run of B of its seed) and the images."""
+def seed_and_image_interval(
+    runs_a: Sequence[Matches], runs_b: Sequence[Matches], *, samples: int = 1000, seed: int = 0, groups: Ints | None = None
+) -> Difference:
+    """The mean difference over seeds, each resample drawing both the seeds (a run of A stays with the run of B of its seed) and the images.
+
+    With `groups` (images,), in the order of the images' ids, whole groups are drawn in place of images; see group_weights.
+    """
     if len(runs_a) != len(runs_b) or not runs_a:
         raise ValueError(f"{len(runs_a)} and {len(runs_b)} runs: a paired difference needs the same seeds of both, at least one")
-    if len({(run.images, run.form, len(run.starts)) for run in (*runs_a, *runs_b)}) > 1:
+    a, b = resampled([*runs_a, *runs_b], samples=samples, seed=seed, groups=groups).reshape(2, len(runs_a), -1)
+    return over_seeds(a - b, seed=seed)
+
+
+def resampled(runs: Sequence[Matches], *, samples: int = 1000, seed: int = 0, groups: Ints | None = None) -> Floats:
+    """(S, 1 + B): each run's AP on all images first, then on resamples of them, which are the same whenever as many images are asked for."""
+    if len({(run.images, run.form, len(run.starts)) for run in runs}) > 1:
         raise ValueError("runs on different images, classes or metrics cannot be paired")
-    images = runs_a[0].images
-    weights = np.concatenate([np.ones((images, 1), np.float32), image_weights(images, samples, seed)], axis=1)
+    images = runs[0].images
+    if groups is not None and len(groups) != images:
+        raise ValueError(f"{len(groups)} groups named for {images} images; each image needs one")
+    drawn_images = image_weights(images, samples, seed) if groups is None else group_weights(groups, samples, seed)
+    weights = np.concatenate([np.ones((images, 1), np.float32), drawn_images], axis=1)
     with ThreadPoolExecutor(2) as pool:  # numpy works outside the interpreter's lock
-        a, b = np.array(list(pool.map(lambda run: aps(run, weights), [*runs_a, *runs_b]))).reshape(2, len(runs_a), -1)
-    table = a - b  # (S, 1 + B), the point estimate on all images first
+        return np.array(list(pool.map(lambda run: aps(run, weights), runs)))
+
+
+def over_seeds(table: Floats, *, seed: int = 0) -> Difference:
+    """The mean over the seeds of what `resampled` gives, or of two such tables' difference; each resample draws the seeds too."""
+    samples = table.shape[1] - 1
     drawn = np.random.default_rng([seed, 1]).integers(0, len(table), size=(len(table), samples))
-    resampled = np.take_along_axis(table[:, 1:], drawn, axis=0).mean(axis=0)
-    resampled = resampled[~np.isnan(resampled)]  # a resample without any object says nothing
-    low, high = np.quantile(resampled, [0.025, 0.975]) if len(resampled) else (np.nan, np.nan)
-    return Difference(float(table[:, 0].mean()), float(low), float(high), resampled)
+    means = np.take_along_axis(table[:, 1:], drawn, axis=0).mean(axis=0)
+    means = means[~np.isnan(means)]  # a resample without any object says nothing
+    low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (np.nan, np.nan)
+    return Difference(float(table[:, 0].mean()), float(low), float(high), means)
 
 
 def smallest_detectable_difference(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:
@@ -77,6 +108,16 @@ def smallest_detectable_difference(differences: Sequence[float], *, level: float
     if seeds < 2:
         raise ValueError(f"{seeds} seed(s): a deviation between seeds needs at least two")
     return (t_quantile(1 - level / 2, seeds - 1) + t_quantile(power, seeds - 1)) * stdev(differences) / math.sqrt(seeds)
+
+
+def detectable_by_resamples(samples: Floats, *, level: float = 0.05, power: float = 0.8) -> float:
+    """The same for one run of each side: the quantiles are the normal's, the deviation that of the resampled differences. NaN below two samples.
+
+    It tells what these images can show of these weights, nothing of other seeds.
+    """
+    normal = NormalDist()
+    deviation = stdev(samples.tolist()) if len(samples) > 1 else math.nan
+    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * deviation
 
 
 def t_quantile(probability: float, freedom: int) -> float:

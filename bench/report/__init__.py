@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING, TypeVar
 
-from bench.catalogue import catalogue
+from bench import places
+from bench.catalogue import printing
 from bench.claims import ClaimOutcome, decide
 from bench.evidence import Difference, Evidence
 from bench.leaderboard import Line, as_csv, lines
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.published import Value
+    from bench.report.page import AuditRow
 
 HEAD = ("row", "column", "unit", "printed", "measured", "difference", "outcome", "reason", "tier")
 STYLES = {
@@ -57,7 +59,7 @@ def judge(records: Sequence[Record], differences: Sequence[Difference] = (), dig
     """Every published cell and sentence of every paper beside these records."""
     outcomes: list[Outcome] = []
     claims: list[ClaimOutcome] = []
-    entries = catalogue()
+    entries = printing()
     for key, entry in entries.items():
         own = tuple(record for record in records if record.paper == key)
         evidence = Evidence(entry.paper, entry.published, own, tuple(differences) if own else (), digests)
@@ -145,9 +147,13 @@ def tally(outcomes: Sequence[Outcome | ClaimOutcome]) -> dict[str, int]:
 # ---- files
 
 
-def render(standing: Standing, folder: Path) -> tuple[Path, ...]:
-    """Write tables/, cells.csv, claims.csv, leaderboard.csv, report/index.html and, of latencies, latency.csv below the folder; the paths written."""
-    from bench.report.page import page
+def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) -> tuple[Path, ...]:
+    """Write tables/, cells.csv, claims.csv, leaderboard.csv, report/index.html and, of latencies, latency.csv below the folder; the paths written.
+
+    `audit`: what the page's section of that name says, each a title, a text and where to look it up. Drawings come from results/figures.
+    """
+    from bench.report.figures import drawings
+    from bench.report.page import Beside, page
 
     files = {"cells.csv": _csv(("paper", "table", *HEAD), [(o.paper, o.table, *cells(o)) for o in standing.outcomes])}
     built = {outcome.paper for outcome in standing.outcomes if outcome.key}
@@ -160,7 +166,7 @@ def render(standing: Standing, folder: Path) -> tuple[Path, ...]:
     files["leaderboard.csv"] = as_csv(standing.lines)
     timed = latencies(standing)
     files |= {"latency.csv": latency_csv(timed)} if timed else {}
-    files["report/index.html"] = page(standing).encode()
+    files["report/index.html"] = page(standing, Beside(drawings(places.home() / "results" / "figures"), audit)).encode()
     for name, data in files.items():
         write_atomically(folder / name, data)
     return tuple(folder / name for name in files)
@@ -262,19 +268,3 @@ def print_claims(standing: Standing, console: Console) -> None:
         shown.add_row(said, printed, measured, interval, outcome, notes.number(reason), style=STYLES.get(claim.outcome, ""))
     console.print(shown)
     notes.show(console)
-
-
-def print_leaderboard(found: Sequence[Line], console: Console) -> None:
-    """The standings as a table; data and machine of each row stand in leaderboard.csv."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(padding=(0, 1), box=None, pad_edge=False)
-    for name in ("rank", "id", "seeds", "AP", "95 %", "AP50", "params M", "size MB", "GMAC", "status"):
-        shown.add_column(name, justify="left" if name in {"id", "status"} else "right", no_wrap=name != "status")
-    for line in found:
-        accuracy, cost = (number(line.ap, "accuracy"), number(line.ap50, "accuracy")), (line.params_m, line.size_mb, line.macs_g)
-        inside = f"{number(line.ap_low, 'accuracy')} to {number(line.ap_high, 'accuracy')}" if line.seeds > 1 else ""
-        texts = (line.id, str(line.seeds), accuracy[0], inside, accuracy[1], *(number(c, "cost") for c in cost), line.status)
-        shown.add_row("" if isnan(line.rank) else f"{line.rank:.0f}", *(escape(text) for text in texts))
-    console.print(shown)

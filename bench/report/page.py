@@ -1,75 +1,249 @@
-"""The static page: every table of a built paper, claims, curves, leaderboard, provenance; no network, no script."""
+"""The static page: standings, plots, every table and sentence of every paper, drawings, audit, provenance. One file, nothing fetched."""
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import defaultdict
-from math import isnan
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import RUNS, machine_of
-from bench.report import CLAIM_HEAD, HEAD, by_table, cells, claim_cells, number, tally
+from bench.leaderboard import SCORED, place_text
+from bench.leaderboard_table import interval_text
+from bench.report import by_table, claim_cells, latencies, number, tally
 from bench.report.plots import chart
+from bench.report.provenance import environments, gist, of_line, rebuild, sources
+from bench.report.trade_offs import trade_offs
+from bench.timing_table import SHOWN as PHASES
+from bench.timing_table import conditions_line, label
+from bench.verdicts import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from markupsafe import Markup
 
+    from bench.claims import ClaimOutcome
+    from bench.leaderboard import Line
     from bench.records import Record
     from bench.report import Standing
+    from bench.report.figures import Drawing
+    from bench.tables import Outcome
+
+HERE = Path(__file__).parent
+# A sign and a class (a colour) for each outcome; the word always stands beside them.
+MARKS = {
+    "reproduced": ("\N{CHECK MARK}", "good"),
+    "direction holds": ("\N{NORTH EAST ARROW}", "near"),
+    "direction reversed": ("\N{SOUTH EAST ARROW}", "bad"),
+    "undecided": ("?", "open"),
+    "deviates": ("\N{NOT EQUAL TO}", "bad"),
+    "irreproducible": ("\N{CIRCLED DIVISION SLASH}", "bad"),
+    "contradicted by its own table": ("\N{DOUBLE EXCLAMATION MARK}", "odd"),
+    "undertrained": ("\N{WHITE CIRCLE}", "wait"),
+    "stale": ("\N{ANTICLOCKWISE OPEN CIRCLE ARROW}", "wait"),
+    "quoted": ("\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}", "cited"),
+    "not attempted": ("\N{EN DASH}", "none"),
+}
+# What text extraction leaves of a paper's formulas, as a reader would write it; a square root without anything below it is a tick.
+FORMULAS = (
+    (r"\\sqrt\{\}", "\N{CHECK MARK}"),
+    (r"\\times", "\N{MULTIPLICATION SIGN}"),
+    (r"\\uparrow", "\N{UPWARDS ARROW}"),
+    (r"\\downarrow", "\N{DOWNWARDS ARROW}"),
+    (r"\\mathcal\{(\w)\}_(\w)", r"\1_\2"),
+    (r"\b([A-Z])_(\d)", r"\1\2"),
+    (r"\$", ""),
+)
+AuditRow = tuple[str, str, Sequence[str]]  # what was found, in a title and in words, and where it can be looked up
 
 
-def page(standing: Standing) -> str:
+@dataclass(frozen=True)
+class Beside:
+    """What the page shows beside the standing: committed drawings, and what an audit of the papers and of this project found."""
+
+    drawings: Sequence[Drawing] = ()
+    audit: Sequence[AuditRow] = ()
+
+
+def page(standing: Standing, beside: Beside | None = None) -> str:
     """index.html as text; everything from outside is escaped by the template engine."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    loader = PackageLoader("bench", "report")
     environment = Environment(
-        loader=loader, autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("bench", "report"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template("index.html").render(_view(standing)) + "\n"
+    return environment.get_template("index.html").render(_view(standing, beside or Beside())) + "\n"
 
 
-def _view(standing: Standing) -> dict[str, Any]:
+def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
+    records = {record.id: record for record in standing.records}
+    built = [outcome.paper for outcome in standing.outcomes if outcome.key]
+    papers = [_paper(standing, key, records) for key in sorted(standing.titles, key=lambda key: (key not in built, key))]
+    firsts = _records_of(standing.records)
+    style, script = (_own(HERE / name) for name in ("page.css", "page.js"))
+    return {
+        "style": style, "script": script, "policy": _policy(style, script),
+        "marks": MARKS, "papers": papers, "tally": tally(standing.outcomes), "claim_tally": tally(standing.claims),
+        "words": [word for word in WORDS if word in {*tally(standing.outcomes), *tally(standing.claims)}],
+        "counts": _counts(standing),
+        "lines": [_line(line, firsts) for line in standing.lines], "choices": _choices(standing),
+        "trade_offs": [(group, [_ours(plot) for plot in group.plots]) for group in trade_offs(standing.lines, standing.records)],
+        "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
+        "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),
+        "charts": [_ours(drawing) for drawing in curves(standing.records)],
+        "drawings": beside.drawings, "audit": beside.audit,
+        "sources": sources(standing.records), "environments": environments(standing.records),
+    }  # fmt: skip
+
+
+def _ours(text: str) -> Markup:
+    """Markup that this package has made and in which it has escaped every text that it was given."""
     from markupsafe import Markup
 
-    built = {outcome.paper for outcome in standing.outcomes if outcome.key}
+    return Markup(text)  # noqa: S704
+
+
+def _own(path: Path) -> Markup:
+    return _ours(path.read_text(encoding="utf-8").strip())
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy: nothing is fetched, and no style or script runs but the two that stand in the page."""
+    hashes = {name: base64.b64encode(sha256(text.encode()).digest()).decode() for name, text in (("style", style), ("script", script))}
+    allowed = "; ".join(f"{name}-src 'sha256-{value}'" for name, value in hashes.items())
+    return f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; {allowed}"
+
+
+def _counts(standing: Standing) -> dict[str, int]:
+    """Of what there is, for the head of the page."""
+    trained = [record for record in standing.records if record.kind in RUNS and record.status == "ok"]
     return {
-        "papers": [_paper(standing, key, built=key in built) for key in sorted(standing.titles, key=lambda key: (key not in built, key))],
-        "head": HEAD,
-        "claim_head": CLAIM_HEAD[1:],
-        "tally": tally(standing.outcomes),
-        "claim_tally": tally(standing.claims),
-        "differences": standing.differences,
-        "lines": [_line(line) for line in standing.lines],
-        # plots.chart escapes every text that it is given
-        "charts": [Markup(drawing) for drawing in curves(standing.records)],  # noqa: S704
-        "provenance": [_provenance(record) for record in standing.records],
+        "papers": len(standing.titles),
+        "cells": len(standing.outcomes),
+        "claims": len(standing.claims),
+        "trained runs": len(trained),
+        "records": len(standing.records),
     }
 
 
-def _paper(standing: Standing, key: str, *, built: bool) -> dict[str, Any]:
+# ---- papers
+
+
+def _paper(standing: Standing, key: str, records: Mapping[str, Record]) -> dict[str, Any]:
     own = [outcome for outcome in standing.outcomes if outcome.paper == key]
+    claims = [claim for claim in standing.claims if claim.paper == key]
     tables = [
-        {"id": table, "caption": standing.captions[paper, table], "rows": [(outcome.outcome, cells(outcome)) for outcome in found]}
+        {
+            "id": table,
+            "caption": readable(standing.captions[paper, table]),
+            "tally": tally(found),
+            "rows": [_cell(outcome, records) for outcome in found],
+        }
         for (paper, table), found in by_table(own).items()
     ]
-    claims = [(claim.outcome, claim_cells(claim)[1:]) for claim in standing.claims if claim.paper == key]
-    return {"key": key, "title": standing.titles[key], "built": built, "tables": tables if built else [], "claims": claims, "tally": tally(own)}
+    built = any(outcome.key for outcome in own)
+    return {
+        "key": key, "title": standing.titles[key], "built": built, "tables": tables if built else [],
+        "claims": [_claim(claim, records) for claim in claims], "tally": tally(own), "claim_tally": tally(claims),
+    }  # fmt: skip
 
 
-def _line(line: Any) -> tuple[str, ...]:
-    rank = "" if isnan(line.rank) else f"{line.rank:.0f}"
-    inside = f"{number(line.ap_low, 'accuracy')} to {number(line.ap_high, 'accuracy')}" if line.seeds > 1 else ""
-    accuracy = (number(line.ap, "accuracy"), inside, number(line.ap50, "accuracy"), number(line.voc_ap50, "accuracy"))
-    cost = (number(line.params_m, "cost"), number(line.size_mb, "cost"), number(line.macs_g, "cost"))
-    return (rank, line.id, line.data, line.machine, str(line.seeds), *accuracy, *cost, line.status, line.outcomes)
+def readable(text: str) -> str:
+    """A label or cell as printed, its few formulas without their TeX."""
+    for pattern, instead in FORMULAS if "$" in text or "\\" in text else ():
+        text = re.sub(pattern, instead, text)
+    return text
 
 
-def _provenance(record: Record) -> tuple[str, ...]:
-    context = record.context
-    return (
-        record.id, record.kind, record.status, record.digest[:12], machine_of(record), str(context.get("data", "")),
-        str(context.get("commit", ""))[:12], f"{float(context.get('seconds', 0)):.0f}", record.reason,
-    )  # fmt: skip
+def _cell(outcome: Outcome, records: Mapping[str, Record]) -> dict[str, str]:
+    measured = number(outcome.measured, outcome.kind)
+    return {
+        "row": readable(outcome.row), "column": readable(outcome.column), "unit": readable(outcome.unit), "printed": readable(outcome.printed),
+        "measured": measured,
+        "difference": number(outcome.difference, outcome.kind, sign=True), "word": outcome.outcome, "reason": outcome.reason, "tier": outcome.tier,
+        **_origin(outcome.records, outcome.key, records, shown=bool(measured)),
+    }  # fmt: skip
+
+
+def _origin(ids: Sequence[str], row: str, records: Mapping[str, Record], *, shown: bool) -> dict[str, str]:
+    """What a number rests on, the record that it leads to if it is shown, and what to type to make that record again."""
+    first = _first(ids, row, records)
+    return {"about": gist(ids, records), "source": first if shown else "", "rebuild": rebuild(records[first]) if first in records else ""}
+
+
+def _first(ids: Sequence[str], row: str, records: Mapping[str, Record]) -> str:
+    """The record that a measured number leads to: the row's own before its reference's."""
+    return min(ids, key=lambda each: (each not in records or records[each].row != row, each), default="")
+
+
+def _claim(claim: ClaimOutcome, records: Mapping[str, Record]) -> dict[str, str]:
+    _, line, said, kind, unit, printed, measured, interval, word, reason, headline = claim_cells(claim)
+    return {
+        "line": line if claim.line else "", "said": readable(said), "kind": kind, "unit": unit, "printed": printed, "measured": measured,
+        "interval": interval, "word": word, "reason": reason, "headline": headline,
+        **_origin(claim.records, "", records, shown=bool(measured)),
+    }  # fmt: skip
+
+
+# ---- standings
+
+
+def _records_of(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    """The first record of each row, tier, data and machine, and the cost record of each row."""
+    found: dict[tuple[str, ...], str] = {}
+    for record in records:
+        if record.kind in SCORED:
+            found.setdefault((record.paper, record.row, record.tier, str(record.context.get("data", "")), machine_of(record)), record.id)
+        elif record.kind == "cost":
+            found.setdefault((record.paper, record.row, "", "", ""), record.id)
+    return found
+
+
+def _line(line: Line, records: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    """The texts of one row of the leaderboard, and what it is filtered by."""
+    outcomes = [(word, count) for word, _, count in (part.rpartition(" ") for part in line.outcomes.split("; ") if part)]
+    return {
+        "rank": place_text(line), "id": line.id, "paper": line.paper, "tier": line.tier or "counted", "data": line.data, "machine": line.machine,
+        "seeds": str(line.seeds or ""), "ap": number(line.ap, "accuracy"), "interval": interval_text(line), "ap50": number(line.ap50, "accuracy"),
+        "voc": number(line.voc_ap50, "accuracy"), "params": number(line.params_m, "cost"), "size": number(line.size_mb, "cost"),
+        "macs": number(line.macs_g, "cost"), "status": line.status, "outcomes": outcomes, "rebuild": of_line(line),
+        "source": records.get((line.paper, line.row, line.tier, line.data, line.machine), ""),
+    }  # fmt: skip
+
+
+def _choices(standing: Standing) -> dict[str, list[str]]:
+    """What the leaderboard can be filtered by, each with its values."""
+    counted = {part.rpartition(" ")[0] for line in standing.lines for part in line.outcomes.split("; ") if part}
+    return {
+        "paper": sorted({line.paper for line in standing.lines}),
+        "tier": sorted({line.tier or "counted" for line in standing.lines}),
+        "outcome": [word for word in WORDS if word in counted],
+        "machine": sorted({line.machine for line in standing.lines} - {""}),
+    }
+
+
+def _latency(record: Record) -> dict[str, Any]:
+    """One timed row: medians, percentiles, the ratio to its reference, and the conditions in a line."""
+    values, about = record.values, record.context
+    ratio = "{:.3f} [{:.3f}, {:.3f}]".format(*(values[f"whole_ratio{end}"] for end in ("", "_low", "_high"))) if "whole_ratio" in values else ""
+    said = record.status if record.status == "ok" else f"{record.status}: {record.reason}"
+    return {
+        "id": record.id, "label": label(record), "machine": about["machine"]["name"], "device": about["device"], "precision": about["precision"],
+        "times": [f"{values[name]:.1f}" if name in values else "" for name in PHASES],
+        "p90": f"{values['whole_p90_ms']:.1f}" if "whole_p90_ms" in values else "n/a",
+        "peak": f"{values['peak_memory_mb']:.0f}" if "peak_memory_mb" in values else "",
+        "ratio": ratio, "against": (about["against"] or [""])[0], "marks": "; ".join([*([said] if said != "ok" else []), *about["marks"]]) or "quiet",
+    }  # fmt: skip
+
+
+# ---- training curves
 
 
 def curves(records: Sequence[Record]) -> list[str]:

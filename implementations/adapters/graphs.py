@@ -6,7 +6,10 @@ RetinaNet is one graph, image -> logits and offsets. A two-stage detector is two
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.types import Batch, Detections, Unavailable
+from bench.types import Batch, Detections, Unavailable, UserError
 from implementations.baselines.retinanet import Dense, RetinaNet
 from implementations.layers.regions import Answers, flatten
 from implementations.layers.rpn import Proposals, Scored
@@ -119,6 +122,18 @@ def deployed(detector: Any, folder: Path, runner: Callable[[Path], Runner]) -> D
     files = export(detector, folder)
     graphs = Graphs(files, tuple(runner(path) for path in files))
     return DeployedDense(detector, graphs) if isinstance(detector, RetinaNet) else DeployedTwoStage(detector, graphs)
+
+
+def deployed_here(detector: Any, dtype: torch.dtype, runner: Callable[[Path], Runner], runtime: str) -> DeployedDense | DeployedTwoStage:
+    """The detector, run from graphs that live as long as this process; UserError for a precision that is exported nowhere, and why it cannot be."""
+    if dtype != torch.float32:
+        raise UserError(f"{runtime}: graphs are exported in float32; allowed: --precision float32")
+    folder = Path(tempfile.mkdtemp(prefix="leandet-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        return deployed(detector, folder, runner)
+    except Unavailable as reason:
+        raise UserError(f"{runtime}: {reason}") from reason
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
-from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed
+from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
 from implementations.adapters.plain_graphs import Session, build_graph
 
 
@@ -39,6 +39,11 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
 def in_onnxruntime(detector: Any, folder: Path, *, threads: int = 1) -> DeployedDense | DeployedTwoStage:
     """The detector, exported into a folder and run from there."""
     return deployed(detector, folder, partial(runner, threads=threads))
+
+
+def form(detector: Any, dtype: torch.dtype) -> DeployedDense | DeployedTwoStage:
+    """The detector as `leandet time NAME@onnx` and `leandet deploy RUN@onnx` run it: in onnxruntime, on as many threads as torch has."""
+    return deployed_here(detector, dtype, partial(runner, threads=torch.get_num_threads()), "onnxruntime")
 
 
 # ---- onnx:FILE

@@ -30,6 +30,13 @@ def compressed(request: Request, **arguments: Any) -> Any:
     return build_compressed(request, **arguments)
 
 
+def onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
+    """What a row's arguments say, done to a detector of another paper, in place."""
+    from implementations.compression.elsewhere import compress_elsewhere
+
+    return compress_elsewhere(found, **plan)
+
+
 def backbone(request: Request) -> Any:
     """The backbone with its pyramid, counted alone."""
     from implementations.compression.model import build_backbone

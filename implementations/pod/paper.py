@@ -63,6 +63,13 @@ def pod(request: Request, **arguments: Any) -> Any:
     return build_pod(request, **arguments)
 
 
+def plain(detector: Any) -> Any:
+    """A baseline or an FD detector as it is deployed: a copy of plain convolutions with norms folded in, and the same answers."""
+    from implementations.pod.deployment import plain_convolutions
+
+    return plain_convolutions(detector)
+
+
 def scale_averages(detector: Any, images: Iterable[Any]) -> Mapping[str, float]:
     """The averages of a GSL detector's scales, Table 3."""
     from implementations.pod.averages import scale_averages as measure

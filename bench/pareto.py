@@ -1,0 +1,135 @@
+"""Accuracy against bytes, multiply-adds and time: which rows another row beats for certain. Pure; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+
+Interval = tuple[float, float]
+Pair = tuple[str, str]  # ids of two points
+
+AXES = {"stored_mb": "MB stored", "macs_g": "GMAC", "ms": "ms an image"}  # cost -> its name on the axis
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one image costs, of the row's own weights at its own scale and 1000 RoIs; None where it was not counted or timed."""
+
+    stored_mb: float | None = None  # bytes of a file that holds it, / 10^6: the compressed file, or 4 bytes a number
+    arithmetic_mb: float | None = None  # parameters that are not zero x their bits
+    macs_g: float | None = None  # zeros multiplied, as kernels do
+    effective_macs_g: float | None = None  # zeros skipped, as no kernel here does
+    bops_g: float | None = None  # multiply-adds x bits x bits
+    ms: float | None = None  # median of a whole detection
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row at one tier on one machine."""
+
+    id: str  # "condensing.k16-l5"
+    ap: float  # mean over seeds
+    interval: Interval  # 95 %, over seeds and images
+    seeds: int
+    costs: Costs
+    speedup: str = ""  # "yes", "no", "not timed": whether the saving is one on a clock; empty for a row that nothing was done to
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gain:
+    """AP of the first of a pair minus that of the second, paired by seed and image."""
+
+    value: float
+    interval: Interval
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """All points of one plot, and what is known of pairs of them."""
+
+    points: tuple[Point, ...]
+    gains: Mapping[Pair, Gain] = field(default_factory=lambda: MappingProxyType({}))  # each pair once
+    ratios: Mapping[Pair, Interval] = field(
+        default_factory=lambda: MappingProxyType({})
+    )  # time of the first over the second's, one session, each once
+    missing: tuple[str, ...] = ()  # what is not there, a sentence each
+
+    def gain(self, first: str, second: str) -> Gain | None:
+        """First minus second, from whichever side it was computed; None where they share no seed."""
+        if (first, second) in self.gains:
+            return self.gains[first, second]
+        found = self.gains.get((second, first))
+        return None if found is None else Gain(-found.value, (-found.interval[1], -found.interval[0]), found.seeds)
+
+    def time_ratio(self, first: str, second: str) -> Interval | None:
+        """Time of the first over the second's; None where no session timed both in turns."""
+        if (first, second) in self.ratios:
+            return self.ratios[first, second]
+        found = self.ratios.get((second, first))
+        return None if found is None else (1 / found[1], 1 / found[0])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A point on one axis: beaten by another for certain, or on the front as far as is known."""
+
+    by: str  # id of what beats it; empty: nothing does
+    gain: Gain | None = None
+
+
+def no_dearer(known: Field, axis: str, first: Point, second: Point) -> bool:
+    """Whether the first costs no more than the second: times by the interval of their ratio, what is counted by its count."""
+    if axis == "ms":
+        ratio = known.time_ratio(first.id, second.id)
+        return ratio is not None and ratio[1] <= 1
+    ours, theirs = getattr(first.costs, axis), getattr(second.costs, axis)
+    return ours is not None and theirs is not None and ours <= theirs
+
+
+def standing(known: Field, axis: str, point: Point) -> Standing | None:
+    """Beaten only by what costs no more and whose gain in AP has its whole interval above zero; None for a point that has no such cost."""
+    if getattr(point.costs, axis) is None:
+        return None
+    found = [(known.gain(other.id, point.id), other) for other in known.points if other is not point and no_dearer(known, axis, other, point)]
+    sure = [(gain, other) for gain, other in found if gain is not None and gain.interval[0] > 0]
+    if not sure:
+        return Standing("")
+    gain, other = max(sure, key=lambda each: (each[0].seeds, each[0].interval[0], each[1].id))
+    return Standing(other.id, gain)
+
+
+def front(known: Field, axis: str) -> tuple[Point, ...]:
+    """The points that nothing beats for certain, cheapest first."""
+    kept = [point for point in known.points if (found := standing(known, axis, point)) is not None and not found.by]
+    return tuple(sorted(kept, key=lambda point: (getattr(point.costs, axis), -point.ap, point.id)))
+
+
+# ---- as text
+
+HEAD = ("row", "seeds", "AP", "95 %", *(each.name for each in fields(Costs)), "speedup_realised", *(f"beaten_on_{axis}" for axis in AXES), "notes")
+
+
+def cells(known: Field, point: Point) -> tuple[str, ...]:
+    """One point as the texts under HEAD."""
+    costs = ("" if (value := getattr(point.costs, each.name)) is None else f"{value:.3f}" for each in fields(Costs))
+    beaten = (_beaten(standing(known, axis, point)) for axis in AXES)
+    low, high = point.interval
+    return (point.id, str(point.seeds), f"{point.ap:.2f}", f"{low:.2f} to {high:.2f}", *costs, point.speedup, *beaten, "; ".join(point.notes))
+
+
+def _beaten(found: Standing | None) -> str:
+    """By what, by how much, and by how many seeds that is known; a dash where nothing beats it for certain."""
+    if found is None:
+        return ""
+    if not found.by or found.gain is None:
+        return "-"
+    low, high = found.gain.interval
+    return f"{found.by} {found.gain.value:+.2f} [{low:+.2f}, {high:+.2f}], {found.gain.seeds} seed{'s' * (found.gain.seeds > 1)}"
+
+
+def best_first(points: Sequence[Point]) -> tuple[Point, ...]:
+    """By AP, then by id."""
+    return tuple(sorted(points, key=lambda point: (-point.ap, point.id)))

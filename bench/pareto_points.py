@@ -1,0 +1,221 @@
+"""From stored records and predictions to the points of the Pareto plots, with the paired differences of all pairs. No torch but to count."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from bench.catalogue import built
+from bench.evidence import MAIN, RUNS, Evidence, machine_of
+from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
+from bench.plan import canonical
+from bench.published import Published
+from bench.speedup import source_of, speedup_of
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bench.gather import Stored
+    from bench.records import Record
+    from bench.spec import Paper, Row, Tier
+    from bench.types import GroundTruth
+
+    Tables = Mapping[int, NDArray[np.float64]]  # by seed: (1 + B,) AP on all images, then on each resample
+
+SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which runs are asked for: those of one tier, on one dataset, of one machine (empty: the one with the most)."""
+
+    tier: Tier = "proxy"
+    data: str = MAIN  # as after --data
+    machine: str = ""
+    rows: tuple[str, ...] = ()  # PAPER.ROW; none: all
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A row with its runs that ended well, and each one's predictions."""
+
+    paper: Paper
+    row: Row
+    records: tuple[Record, ...]
+    predictions: Mapping[str, Path]  # by record id
+
+    @property
+    def id(self) -> str:
+        return f"{self.paper.key}.{self.row.key}"
+
+
+def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str, str] | None = None) -> Field:
+    """Every row that has runs there; UserError where none has."""
+    from bench.datasets import open_split, parse_data
+
+    data = parse_data(question.data)
+    ran = [each for each in stored if _is_run(each.record, question.tier, data.name)]
+    machine = _machine([each.record for each in ran], question)
+    latencies = [each for each in stored if each.record.kind == "latency" and machine_of(each.record) == machine]
+    trained = list(_trained([each for each in ran if machine_of(each.record) == machine], question, data.name))
+    split = open_split(data, "test")
+    trained = [_on_same_images(each, split.digest) for each in trained]
+    trained = [each for each in trained if each.records]
+    tables = {each.id: _tables(each, split.ground_truth()) for each in trained}
+    points = [_point(each, tables[each.id], len(split.classes), [one.record for one in latencies], digests) for each in trained]
+    known = Field(best_first(points), _gains(tables), _ratios(trained, latencies))
+    return replace(known, missing=tuple(_missing(known, question, machine)))
+
+
+def _is_run(record: Record, tier: str, data: str) -> bool:
+    return record.kind in RUNS and record.status == "ok" and record.tier == tier and record.context.get("data", MAIN) == data
+
+
+def _machine(records: Sequence[Record], question: Question) -> str:
+    counted = Counter(machine_of(record) for record in records)
+    if not counted:
+        raise UserError(f"pareto: no run at the {question.tier} tier on {question.data}; next: leandet run PAPER --tier {question.tier}")
+    if question.machine and question.machine not in counted:
+        raise UserError(f"--machine {question.machine!r}: has no run there; allowed: {', '.join(sorted(counted))}")
+    return question.machine or min(counted, key=lambda name: (-counted[name], name))
+
+
+def _trained(stored: Sequence[Stored], question: Question, data: str) -> Iterator[_Trained]:
+    """Each row that has runs, a twin's under the name of the first."""
+    where = {each.record.id: each.predictions for each in stored if each.predictions is not None}
+    for key, paper in built().items():
+        evidence = Evidence(paper, Published(key, "", "", (), (), ()), tuple(each.record for each in stored if each.record.paper == key), data=data)
+        for row in paper.rows:
+            chosen = f"{key}.{row.key}" in question.rows if question.rows else row.key not in bodies(paper)
+            runs = tuple(record for record in evidence.runs(row.key, question.tier) if record.id in where) if chosen else ()
+            if runs and canonical(paper, row.key, question.tier) == row.key:
+                yield _Trained(paper, row, runs, {record.id: where[record.id] for record in runs})
+
+
+def bodies(paper: Paper) -> frozenset[str]:
+    """Rows that are trained for others to start from: they learn longer than what they would be compared with."""
+    return frozenset(row.body for row in paper.rows)
+
+
+def _on_same_images(trained: _Trained, digest: str) -> _Trained:
+    """Without the runs that were tested on other images than these."""
+    return replace(trained, records=tuple(record for record in trained.records if record.context.get("data_digest", digest) == digest))
+
+
+def _tables(trained: _Trained, truth: GroundTruth) -> Tables:
+    from bench.metrics.bootstrap import resampled
+    from bench.metrics.matches import coco_matches
+    from bench.metrics.store import read_predictions
+
+    runs = [coco_matches(read_predictions(trained.predictions[record.id]), truth) for record in trained.records]
+    return {record.seed: table for record, table in zip(trained.records, resampled(runs, samples=SAMPLES), strict=True)}
+
+
+def _spread(rows: Iterable[NDArray[np.float64]]) -> tuple[float, Interval]:
+    import numpy as np
+
+    from bench.metrics.bootstrap import over_seeds
+
+    found = over_seeds(np.stack(list(rows)))
+    return found.difference, (found.low, found.high)
+
+
+def _gains(tables: Mapping[str, Tables]) -> dict[Pair, Gain]:
+    """Of every pair of rows that share a seed: first minus second, resampled together."""
+    found = {}
+    for first, second in combinations(sorted(tables), 2):
+        shared = sorted(tables[first].keys() & tables[second].keys())
+        if shared:
+            value, interval = _spread(tables[first][seed] - tables[second][seed] for seed in shared)
+            found[first, second] = Gain(value, interval, len(shared))
+    return found
+
+
+def _point(trained: _Trained, tables: Tables, classes: int, latencies: Sequence[Record], digests: Mapping[str, str] | None) -> Point:
+    value, interval = _spread(tables.values())
+    first = trained.records[0]
+    timed = _timed(trained, latencies)
+    speedup = speedup_of(first, source_of(trained.paper.key, trained.row), latencies)
+    notes = [speedup.reason] if speedup else []
+    notes += ["one seed: its interval is over images alone"] if len(tables) == 1 else []
+    notes += ["made by other code since"] if digests is not None and digests.get(first.id, first.digest) not in first.digests else []
+    return Point(trained.id, value, interval, len(tables), _costs(trained, classes, timed), speedup.word if speedup else "", tuple(notes))
+
+
+def _costs(trained: _Trained, classes: int, timed: Record | None) -> Costs:
+    """Of the record where it holds them, else counted; both at the tier's own scale."""
+    values = trained.records[0].values
+    if "own_macs_g" not in values:
+        from bench.own_costs import own_costs
+
+        values = own_costs(trained.row, trained.records[0].tier, classes)  # type: ignore[arg-type]  # a record's tier is one
+    counted = {each.name: values.get(f"own_{each.name}") for each in fields(Costs) if each.name != "ms"}
+    return Costs(**counted, ms=None if timed is None else timed.values["whole_ms"])
+
+
+# ---- times
+
+
+def _timed(trained: _Trained, latencies: Sequence[Record]) -> Record | None:
+    """A latency of one of the row's runs: a quiet one before a noisy one."""
+    own = [each for each in latencies if (each.paper, each.row, each.tier) == (trained.paper.key, trained.row.key, trained.records[0].tier)]
+    good = [each for each in own if each.status == "ok" and each.context["trained"]]
+    return min(good, key=lambda each: (each.context["quiet"] == "noisy", each.id), default=None)
+
+
+def _ratios(trained: Sequence[_Trained], latencies: Sequence[Stored]) -> dict[Pair, Interval]:
+    """Of every pair that one session timed in turns: first over second, from the raw samples."""
+    from bench.two_samples import ratio_of_medians
+
+    sessions: dict[tuple[object, ...], dict[str, dict[int, float]]] = defaultdict(dict)
+    where = {each.record.id: each.predictions for each in latencies}
+    for each in trained:
+        timed = _timed(each, [one.record for one in latencies])
+        samples = where.get(timed.id) if timed is not None else None
+        if timed is not None and samples is not None:
+            session = (*timed.context["turns"], timed.context["image_list"], timed.context["device"], timed.context["threads"])
+            sessions[session][each.id] = _whole_ms(samples)
+    found = {}
+    for times in sessions.values():
+        for first, second in combinations(sorted(times), 2):
+            rounds = sorted(times[first].keys() & times[second].keys())
+            if rounds:
+                ratio = ratio_of_medians([times[first][one] for one in rounds], [times[second][one] for one in rounds])
+                found[first, second] = (ratio.low, ratio.high)
+    return found
+
+
+def _whole_ms(samples: Path) -> dict[int, float]:
+    """By round, the time of a whole detection."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(samples, columns=["phase", "round", "whole_ms"]).to_pylist()
+    return {row["round"]: row["whole_ms"] for row in rows if row["phase"] == "measured"}
+
+
+# ---- what is not there
+
+
+def _missing(known: Field, question: Question, machine: str) -> Iterator[str]:
+    there = {point.id for point in known.points}
+    for key, paper in built().items():
+        own = [row for row in paper.rows if row.build is not None and row.recipe and row.key not in bodies(paper)]
+        rows = [row for row in own if canonical(paper, row.key, question.tier) == row.key]
+        ran = sum(f"{key}.{row.key}" in there for row in rows)
+        if ran < len(rows):
+            some = f"runs of {ran} of {len(rows)} rows" if ran else f"no run of its {len(rows)} rows"
+            yield f"{key}: {some} at the {question.tier} tier on {machine}"
+    untimed = [point.id for point in known.points if point.costs.ms is None]
+    if untimed:
+        shown = " ".join(f"{name}.{question.tier}.s0" for name in untimed[:3])
+        yield f"{len(untimed)} of {len(known.points)} rows were not timed with their weights: leandet time {shown}{' ...' * (len(untimed) > 3)}"
+    young = sum(point.seeds < 5 for point in known.points)
+    if young:
+        yield f"{young} of {len(known.points)} rows have fewer than five seeds: what beats them may change"

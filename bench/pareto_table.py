@@ -1,0 +1,119 @@
+"""What `leandet pareto` shows and writes: the table on the screen, pareto.csv, and the drawing. No torch but to count."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from bench import places
+from bench.pareto import AXES, HEAD, Field, cells, standing
+from bench.pareto_points import Question, field_of
+from bench.records import write_atomically
+from bench.spec import TIERS, Tier
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from bench.gather import Stored
+
+COSTS = {"stored_mb": "MB", "arithmetic_mb": "MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop", "ms": "ms"}
+WIDTH = 110  # of the table at least: a number that is cut off would be another number
+MEANING = (
+    "Costs are of each row's own weights at this tier's scale, one image and 1000 RoIs. MB: the compressed file, or 4 bytes a number where nothing "
+    "was done to it; MB*: parameters that are not zero x bits, which no file is. GMAC*: zeros skipped, which no kernel does. faster: on a clock."
+)
+
+
+def tier_of(text: str) -> Tier:
+    """The tier of that name; UserError for another."""
+    for tier in TIERS:
+        if tier == text:
+            return tier
+    raise UserError(f"--tier {text!r}: unknown; allowed: {', '.join(TIERS)}")
+
+
+def everything_here() -> tuple[Stored, ...]:
+    """This machine's records, and the committed ones that it does not have."""
+    from bench.publish import committed, local
+
+    own = local()
+    known = {each.record.id for each in own}
+    return (*own, *(each for each in committed() if each.record.id not in known))
+
+
+def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: Path | None, *, as_json: bool) -> None:  # noqa: PLR0913 - the command's options
+    """Find the points, print them, write the files."""
+    from bench.gather import current_digests
+
+    known = field_of(everything_here(), Question(tier_of(tier), data, machine, rows), current_digests())
+    if as_json:
+        print(json.dumps(as_objects(known), indent=1))  # noqa: T201 - the command's answer
+        return
+    from rich.console import Console
+
+    from bench.report.pareto_plot import draw
+
+    folder = out or places.local_results()
+    print_pareto(known, Console(width=max(Console().width, WIDTH)))
+    write_atomically(folder / "pareto.csv", as_csv(known))
+    draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {data}: blue is beaten by nothing for certain")
+    print(f"pareto.csv, pareto.svg and pareto.png written to {folder}")  # noqa: T201 - the command's answer
+
+
+def as_objects(known: Field) -> list[dict[str, object]]:
+    """Each point as plain values, with what beats it on each axis."""
+    beaten = {point.id: {axis: found.by for axis in AXES if (found := standing(known, axis, point))} for point in known.points}
+    return [asdict(point) | {"beaten_by": beaten[point.id]} for point in known.points]
+
+
+def as_csv(known: Field) -> bytes:
+    """pareto.csv: the same bytes for the same points."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEAD)
+    writer.writerows(cells(known, point) for point in known.points)
+    return text.getvalue().encode()
+
+
+def print_pareto(known: Field, console: Console) -> None:
+    """Costs and accuracies, then what beats what, then what is not there."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in ("row", "seeds", "AP", "95 %", *COSTS.values(), "faster"):
+        shown.add_column(name, justify="left" if name in {"row", "faster"} else "right", no_wrap=True)
+    for point in known.points:
+        costs = (number(getattr(point.costs, name)) for name in COSTS)
+        low, high = point.interval
+        shown.add_row(escape(point.id), str(point.seeds), f"{point.ap:.2f}", f"{low:.1f} to {high:.1f}", *costs, point.speedup)
+    console.print(shown)
+    console.print(MEANING, markup=False, highlight=False)
+    texts = [dict(zip(HEAD, cells(known, point), strict=True)) for point in known.points]
+    for axis, named in AXES.items():
+        _print_axis(named, [(text["row"], text[f"beaten_on_{axis}"]) for text in texts], console)
+    for said in (*(f"{point.id}: {note}" for point in known.points for note in point.notes), *known.missing):
+        console.print(f"  {said}", markup=False, highlight=False)
+
+
+def number(value: float | None) -> str:
+    """Four digits that count; empty where there is none."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def _print_axis(named: str, beaten: Sequence[tuple[str, str]], console: Console) -> None:
+    """One axis: the rows that nothing beats for certain, and each of the others with what beats it."""
+    kept = [row for row, by in beaten if by == "-"]
+    console.print(
+        f"by {named}: {'beaten by nothing for certain: ' + ', '.join(kept) if kept else 'no row has this cost'}", markup=False, highlight=False
+    )
+    for row, by in beaten:
+        if by not in {"", "-"}:
+            console.print(f"  {row} is beaten by {by}", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Rows across papers: what one paper's method does to another's detector."""

@@ -1,0 +1,79 @@
+"""A run's accuracy in a deployed form is measured on that form, and what cannot be deployed says so in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.deploying import deploy
+from bench.metrics.store import read_predictions
+from bench.orders import choice_of, with_needs
+from bench.subjects import Conditions, Subject, find_subject
+from bench.types import UserError
+from implementations.layers.fused import available
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN = "compression.dense.smoke.s0"
+ONE = Conditions(threads=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which a run of the smoke tier has ended, tested on the whole split as others are."""
+    from bench import execute
+    from bench.campaign import here
+
+    folder = tmp_path_factory.mktemp("deploying")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANDET_HOME", str(folder))
+        patch.setattr(execute, "SMOKE", 1000)
+        choice = choice_of("smoke", "", "", 0, "")
+        here(with_needs(RUN, choice), choice, quiet=True)
+        yield folder
+
+
+@pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
+def test_a_fused_run_finds_what_the_run_found(home: Path) -> None:
+    record, change = deploy(f"{RUN}@fused", ONE)
+    assert (record.kind, record.paper, record.row, record.tier) == ("deployed", "compression", "dense@fused", "smoke")
+    assert [each.measure for each in change.measured] == ["AP", "AP50", "VOC AP50"]
+    assert all(abs(each.difference) < 1 for each in change.measured)
+    kept = home / "runs" / "deployed" / f"{RUN}@fused.float32"
+    assert len(read_predictions(kept / "predictions.parquet").scores) > 0
+    assert record.samples["against"] == RUN
+
+
+def test_a_form_and_a_detector_as_it_learns_are_rows_of_their_own() -> None:
+    assert Subject("condensing.fpn-r50", "paper").label == "condensing.fpn-r50.paper"
+    fused = find_subject("condensing.fpn-r50@fused", "paper")
+    assert (fused.name, fused.label, fused.row) == ("condensing.fpn-r50", "condensing.fpn-r50.paper@fused", "fpn-r50@fused")
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions", "said"),
+    [
+        ("compression.dense@fused", {}, "only a run has an accuracy"),
+        (f"{RUN}@quick", {}, "there is no such form; allowed: fused, compiled, onnx, openvino"),
+        ("compression.dense.smoke.s3@fused", {}, "has no weights here; next: leandet run"),
+        (f"{RUN}@onnx", {"precision": "bfloat16"}, "graphs are exported in float32"),
+        (f"{RUN}@fused", {"threads": 99}, "--threads 99: allowed"),
+    ],
+)
+def test_what_cannot_be_deployed_says_so_in_a_line(home: Path, name: str, conditions: dict[str, Any], said: str) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(UserError, match=said):
+        deploy(name, replace(ONE, **conditions))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_exported_run_finds_what_the_run_found(home: Path, runtime: str) -> None:
+    pytest.importorskip("onnxruntime" if runtime == "onnx" else "openvino", reason="the runtime is not installed")
+    pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
+    record, change = deploy(f"{RUN}@{runtime}", ONE)
+    assert record.row == f"dense@{runtime}"
+    assert all(abs(each.difference) < 1 for each in change.measured)

@@ -1,0 +1,286 @@
+"""Which rows another one beats: by hand on made points, then from stored predictions, and as a drawing."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench import pareto_points
+from bench.assemble import build_detector
+from bench.catalogue import built
+from bench.datasets import open_split, parse_data
+from bench.gather import read_stored
+from bench.metrics import score_all
+from bench.metrics.bootstrap import over_seeds, resampled, seed_and_image_interval
+from bench.metrics.matches import coco_matches
+from bench.metrics.store import write_predictions
+from bench.own_costs import own_costs
+from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
+from bench.records import Record, write_record
+from bench.report.pareto_plot import draw
+from bench.scales import SCALES
+from bench.speedup import source_of, speedup_of, speedup_realised
+from bench.types import Predictions, UserError
+
+
+def point(name, ap=50.0, **costs):
+    return Point(name, ap, (ap - 1, ap + 1), 5, Costs(**costs))
+
+
+BIG, SMALL, POOR = point("big", 57, macs_g=10.0, ms=20.0), point("small", 56, macs_g=5.0, ms=10.0), point("poor", 50, macs_g=8.0, ms=15.0)
+GAINS = {("big", "small"): Gain(1, (-0.5, 2.5), 5), ("big", "poor"): Gain(7, (5, 9), 5), ("small", "poor"): Gain(6, (4, 8), 5)}
+
+
+# ---- the rule
+
+
+def test_a_row_is_beaten_only_where_the_interval_says_so():
+    known = Field((BIG, SMALL, POOR), GAINS)
+    assert standing(known, "macs_g", POOR).by == "small"  # cheaper, and 4 to 8 points better
+    assert standing(known, "macs_g", BIG).by == ""  # small costs less, but is not better
+    assert front(known, "macs_g") == (SMALL, BIG)
+
+
+def test_a_gain_whose_interval_holds_zero_beats_nothing():
+    known = Field((BIG, SMALL, POOR), GAINS | {("small", "poor"): Gain(6, (-0.1, 12), 5)})
+    assert standing(known, "macs_g", POOR).by == ""
+    dearer = Field((BIG, replace(SMALL, costs=Costs(macs_g=9.0)), POOR), GAINS)
+    assert standing(dearer, "macs_g", POOR).by == ""  # now neither costs as little
+
+
+def test_rows_that_share_no_seed_do_not_beat_each_other():
+    assert standing(Field((SMALL, POOR)), "macs_g", POOR).by == ""
+
+
+def test_a_row_without_the_cost_is_on_no_axis():
+    known = Field((SMALL, POOR, point("free", 60)), GAINS | {("free", "poor"): Gain(9, (8, 10), 5)})
+    assert standing(known, "macs_g", known.points[2]) is None
+    assert standing(known, "macs_g", POOR).by == "small"
+    assert standing(known, "stored_mb", POOR) is None
+
+
+def test_times_are_compared_by_the_interval_of_one_session():
+    """8 ms less of the median is nothing without a session that had both in turns."""
+    assert not no_dearer(Field((SMALL, POOR), GAINS), "ms", SMALL, POOR)
+    sure = Field((SMALL, POOR), GAINS, {("poor", "small"): (1.2, 1.6)})
+    assert no_dearer(sure, "ms", SMALL, POOR)  # 1/1.6 to 1/1.2 lies below one
+    assert standing(sure, "ms", POOR).by == "small"
+    unsure = Field((SMALL, POOR), GAINS, {("poor", "small"): (0.9, 1.6)})
+    assert standing(unsure, "ms", POOR).by == ""
+
+
+def test_a_pair_turns_with_its_sides():
+    known = Field((BIG, POOR), GAINS)
+    assert known.gain("poor", "big") == Gain(-7, (-9, -5), 5)
+    assert known.gain("poor", "nobody") is None
+
+
+def test_the_cells_of_a_row_say_by_what_it_is_beaten():
+    said = dict(zip(HEAD, cells(Field((BIG, SMALL, POOR), GAINS), POOR), strict=True))
+    assert said["beaten_on_macs_g"] == "small +6.00 [+4.00, +8.00], 5 seeds"
+    assert said["beaten_on_stored_mb"] == ""
+    assert dict(zip(HEAD, cells(Field((BIG,)), BIG), strict=True))["beaten_on_macs_g"] == "-"
+
+
+# ---- from stored predictions
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return open_split(parse_data("scenes-v1"), "test").ground_truth()
+
+
+@pytest.fixture(scope="module")
+def stored(truth, tmp_path_factory):
+    """Three rows: the baseline finds 8 in 10 objects, K16 L5 as many (others), K1 L1 half of them."""
+    place, digest = tmp_path_factory.mktemp("records"), open_split(parse_data("scenes-v1"), "test").digest
+    for row, share, seeds in (("fpn-r50", 0.8, 2), ("k16-l5", 0.8, 2), ("k1-l1", 0.5, 1)):
+        for seed in range(seeds):
+            found = np.random.default_rng([seed, len(row)]).random(len(truth.boxes)) < share
+            scores = np.full(found.sum(), 0.9, np.float32)
+            predictions = Predictions(truth.image[found], truth.boxes[found].astype(np.float32), scores, truth.labels[found])
+            run = f"condensing.{row}.proxy.s{seed}"
+            kept = write_predictions(place / "desk" / f"{run}.parquet", predictions)
+            context = {"data": "scenes-v1", "data_digest": digest, "machine": {"name": "desk"}}
+            record = Record(run, "train", "condensing", row, "proxy", seed, "ok", "", "now", score_all(kept, truth), context=context)
+            write_record(record, place / "desk" / f"{run}.json")
+    return read_stored(place)
+
+
+@pytest.fixture(scope="module")
+def known(stored):
+    return pareto_points.field_of(stored, pareto_points.Question("proxy"))
+
+
+def test_points_are_the_rows_with_runs_and_their_gains_are_paired(known, stored, truth):
+    by_id = {each.id: each for each in known.points}
+    assert set(by_id) == {"condensing.fpn-r50", "condensing.k16-l5", "condensing.k1-l1"}
+    assert by_id["condensing.fpn-r50"].seeds == 2
+    aps = [each.record.values["ap"] for each in stored if each.record.row == "fpn-r50"]
+    assert by_id["condensing.fpn-r50"].ap == pytest.approx(np.mean(aps), abs=1e-6)
+    low, high = by_id["condensing.fpn-r50"].interval
+    assert low < np.mean(aps) < high
+    gain = known.gain("condensing.fpn-r50", "condensing.k1-l1")
+    assert gain.seeds == 1
+    ours, theirs = (next(e.record.values["ap"] for e in stored if (e.record.row, e.record.seed) == (row, 0)) for row in ("fpn-r50", "k1-l1"))
+    assert gain.value == pytest.approx(ours - theirs, abs=1e-6)
+    assert gain.interval[0] > 0
+
+
+def test_costs_are_those_of_the_scaled_down_net(known):
+    """4 bytes a parameter and buffer; condensing makes the head smaller and nothing else."""
+    by_id = {each.id: each.costs for each in known.points}
+    whole, condensed, least = (by_id[f"condensing.{row}"] for row in ("fpn-r50", "k16-l5", "k1-l1"))
+    assert whole.stored_mb > condensed.stored_mb > least.stored_mb > 0
+    assert whole.arithmetic_mb - condensed.arithmetic_mb == pytest.approx(4 * (1.685815 - 0.973191), rel=1e-3)  # of the records' own heads
+    assert whole.effective_macs_g == whole.macs_g
+    assert whole.bops_g == whole.macs_g * 32 * 32
+
+
+def test_the_cheapest_row_is_not_beaten_and_the_best_is_not_either(known):
+    assert {each.id for each in front(known, "macs_g")} >= {"condensing.k1-l1"}
+    assert standing(known, "macs_g", next(p for p in known.points if p.id == "condensing.k1-l1")).by == ""
+
+
+def test_what_is_missing_is_said(known):
+    said = "\n".join(known.missing)
+    assert "compression: no run" in said
+    assert "leandet time" in said
+
+
+def test_a_machine_or_data_without_runs_is_an_error(stored):
+    with pytest.raises(UserError, match="desk"):
+        pareto_points.field_of(stored, pareto_points.Question("proxy", machine="another"))
+    with pytest.raises(UserError, match="no run"):
+        pareto_points.field_of(stored, pareto_points.Question("real"))
+
+
+def test_resamples_are_those_of_the_paired_interval(stored, truth):
+    runs = {row: [coco_matches(_read(e), truth) for e in stored if e.record.row == row] for row in ("fpn-r50", "k16-l5")}
+    ours, theirs = (resampled(runs[row], samples=50) for row in ("fpn-r50", "k16-l5"))
+    apart, together = over_seeds(ours - theirs), seed_and_image_interval(runs["fpn-r50"], runs["k16-l5"], samples=50)
+    assert (apart.difference, apart.low, apart.high) == (together.difference, together.low, together.high)
+
+
+def _read(each):
+    from bench.metrics.store import read_predictions
+
+    return read_predictions(each.predictions)
+
+
+# ---- costs of a row at a tier
+
+
+def test_own_costs_are_by_hand_and_a_compressed_rows_are_left_to_its_record():
+    """The head of FPN at the smoke scale: two fully connected layers and the answers, 1000 RoIs, on what the other parts cost."""
+    paper = built()["condensing"]
+    found = own_costs(paper.row("fpn-r50"), "smoke", 4)
+    detector = build_detector(paper.row("fpn-r50"), SCALES["smoke"], 4, seed=0)
+    assert found["own_arithmetic_mb"] == pytest.approx(4e-6 * sum(p.numel() for p in detector.parameters()))
+    head = detector.regions.head
+    per_roi = sum(layer.weight.numel() for layer in (head.fc6, head.fc7, head.predictor.cls_score, head.predictor.bbox_pred))
+    condensed = own_costs(paper.row("k1-l1"), "smoke", 4)
+    assert found["own_macs_g"] > per_roi * 1000 / 1e9
+    assert condensed["own_stored_mb"] < found["own_stored_mb"]
+    assert own_costs(built()["compression"].row("backbone-50"), "smoke", 4) == {}
+    assert own_costs(built()["compression"].row("int8"), "smoke", 4) == {}
+
+
+# ---- speed
+
+
+def compressed(said="not timed", row="int8"):
+    context = {"speedup_realised": said, "kernels": "int8 kernels", "machine": {"name": "desk"}}
+    return Record(f"compression.{row}.proxy.s0", "transform", "compression", row, "proxy", 0, "ok", "", "d", {}, context=context)
+
+
+def latency(low, high, quiet="ok", against="compression.dense.proxy.s0", **more):
+    values = {"whole_ms": 5.0, "whole_ratio": (low + high) / 2, "whole_ratio_low": low, "whole_ratio_high": high}
+    context = {"against": [against, "w"], "quiet": quiet, "trained": True} | more
+    return Record("compression.int8.proxy.s0.latency.1", "latency", "compression", "int8", "proxy", 0, "ok", "", "d", values, context=context)
+
+
+@pytest.mark.parametrize(
+    ("faster", "interval", "said"),
+    [(False, None, "no"), (True, None, "not timed"), (True, (0.4, 0.6), "yes"), (True, (0.9, 1.1), "no"), (False, (0.98, 1.01), "no")],
+)
+def test_a_speedup_is_realised_only_where_a_clock_shows_it(faster, interval, said):
+    assert speedup_realised(faster=faster, interval=interval) == said
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ([], "not timed"),
+        ([latency(0.4, 0.6)], "yes"),
+        ([latency(0.9, 1.1)], "no"),
+        ([latency(0.4, 0.6, quiet="noisy")], "not timed"),
+        ([latency(0.4, 0.6, against="compression.both-30.proxy.s0")], "not timed"),
+        ([latency(0.4, 0.6, trained=False)], "not timed"),
+    ],
+)
+def test_a_record_is_joined_to_a_quiet_session_beside_its_dense_row(found, word):
+    assert speedup_of(compressed(), "compression.dense", found).word == word
+
+
+def test_masked_weights_are_never_faster_for_their_zeros():
+    assert speedup_of(compressed("no", "both-30"), "compression.dense", []).word == "no"
+    plain = replace(compressed(), context={"machine": {"name": "desk"}})
+    assert speedup_of(plain, "compression.dense", [latency(0.4, 0.6)]) is None
+
+
+def test_what_a_row_is_timed_against_is_named_by_its_row():
+    paper = built()["compression"]
+    assert source_of("compression", paper.row("int8")) == "compression.dense"
+    assert source_of("compression", paper.row("rfcn-int8")) == "compression.rfcn-dense"
+
+
+# ---- drawn
+
+
+def test_it_is_drawn_with_every_point_and_the_same_bytes_each_time(known, tmp_path):
+    first = draw(known, tmp_path / "a.svg", tmp_path / "a.png", title="proxy")
+    again = draw(known, tmp_path / "b.svg", tmp_path / "b.png", title="proxy")
+    assert [path.name for path in first] == ["a.svg", "a.png"]
+    assert first[0].read_bytes() == again[0].read_bytes()
+    text = first[0].read_text()
+    assert all(each.id in text for each in known.points)
+    assert "not timed" in text  # the third axis has no point
+    assert first[1].read_bytes().startswith(b"\x89PNG")
+
+
+# ---- as table, file and JSON
+
+
+def test_the_table_names_every_row_its_costs_and_what_is_missing(known):
+    from rich.console import Console
+
+    from bench.pareto_table import as_csv, as_objects, print_pareto
+
+    console = Console(width=300, record=True, file=io.StringIO())
+    print_pareto(known, console)
+    text = console.export_text()
+    assert all(each.id in text for each in known.points)
+    assert "GMAC*" in text
+    assert "compression: no run" in text
+    lines = as_csv(known).decode().splitlines()
+    assert len(lines) == 1 + len(known.points)
+    assert lines[0] == ",".join(HEAD)
+    assert [each["id"] for each in as_objects(known)] == [each.id for each in known.points]
+
+
+def test_an_unknown_tier_is_answered_with_those_there_are():
+    from bench.pareto_table import tier_of
+
+    with pytest.raises(UserError, match="proxy"):
+        tier_of("proxi")
+
+
+def test_what_is_trained_for_others_to_start_from_is_no_point(stored):
+    """A body learns longer than the rows that start from it; asked for by name it is shown."""
+    bodies = [replace(each, record=replace(each.record, row="body-r50")) if each.record.row == "fpn-r50" else each for each in stored]
+    names = {each.id for each in pareto_points.field_of(bodies, pareto_points.Question("proxy")).points}
+    assert names == {"condensing.k16-l5", "condensing.k1-l1"}
+    asked = pareto_points.field_of(bodies, pareto_points.Question("proxy", rows=("condensing.body-r50",)))
+    assert [each.id for each in asked.points] == ["condensing.body-r50"]
