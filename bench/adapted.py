@@ -27,6 +27,7 @@ def adapted_paper(name: str, *, init: Path | None = None) -> Paper:
     """
     adapter = adapters.known_name(name)
     key, row = Subject(name).place
+    row = f"{row}-trained"  # what is measured as it was given is another row
     settings = {"name": name, "versions": tuple(sorted(adapters.framework_versions(adapter).items())), "adapter": adapter.build}
     # With `init` its builder reads the file; without, it needs no pretrained backbone of ours
     start: Any = "builder" if init else "needs"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bench import adapters
 from bench.subjects import Subject, find_subject
-from bench.types import UserError
+from bench.types import Unavailable, UserError
 
 CLASSES = 10  # that an adapter's detector is asked for where nobody says
 SIZE = "160x224"  # small, so that it takes seconds
@@ -24,7 +24,10 @@ def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[li
         raise
     except Exception as error:  # a file's function: anything may happen in it
         raise UserError(f"{name}: its builder raised {type(error).__name__}: {error}; mend the builder") from error
-    findings = examine(detector, subject.classes or None, adapters.size_of(size or SIZE) or (160, 224))
+    try:
+        findings = examine(detector, subject.classes or None, adapters.size_of(size or SIZE) or (160, 224))
+    except Unavailable as reason:
+        raise UserError(f"{name}: {reason}") from reason
     lines = [
         f"{each.state:9} {each.rule}{f': {each.said}' if each.said else ''}{f'; to mend: {each.mend}' if each.mend else ''}" for each in findings
     ]

@@ -139,7 +139,8 @@ def _scored(subject: Subject, facts: Mapping[str, Any], conditions: Conditions, 
 
     found = _predictions(subject, conditions, split, show)
     data = parse_data(conditions.data).name
-    paper, row = subject.place
+    # A run of a paper's row has its own records, beside which this one is another row
+    paper, row = subject.place if subject.foreign else ("measured", slug(subject.label))
     where = places.local_scores() / f"{subject.label}.{slug(data)}.test.json"
     where.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(where.with_suffix(".parquet"), found, limit_bytes=10**9)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.parquet"  # what a run leaves in its folder
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16", "float16")
+ALIKE = {"weights", "model", "pytorch_model", "checkpoint"}
 FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
 FORMS = (
     "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0), FILE.py:FUNCTION, a function that makes a detector, "
@@ -87,7 +88,7 @@ class Subject:
         form = f"@{self.form}" if self.form else ""
         if self.kind == "adapter":
             key, rest = adapters.parts_of(self.name)
-            return key, "-".join(filter(None, (_row_name(rest), slug(Path(self.weights).stem) if self.weights else "", self.size)))
+            return key, "-".join(filter(None, (_row_name(rest), _weights_name(self.weights), self.size)))
         if self.kind == "file":
             path, function = self.name.rsplit(":", 1)
             return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size))) + form
@@ -118,6 +119,12 @@ def _row_name(name: str) -> str:
     path = Path(name)
     told = f"{path.parent.name}-{path.stem}" if path.suffix and path.parent.name else path.name
     return slug(told.replace(":", "-"))
+
+
+def _weights_name(path: str) -> str:
+    """A file of weights as a part of an id: its stem, or its folder's name where every such file is called alike."""
+    file = Path(path)
+    return slug(file.parent.name if file.stem in ALIKE and file.parent.name else file.stem) if path else ""
 
 
 def find_subject(name: str, tier: str, data: str = "") -> Subject:

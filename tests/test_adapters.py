@@ -484,6 +484,7 @@ def test_labels_bear_no_path_of_a_machine():
     assert Subject("torchvision:fcos_resnet50_fpn", size="320x320").label == "torchvision.fcos-resnet50-fpn-320x320"
     assert Subject("onnx:/home/me/out/body.onnx").label == "onnx.out-body"
     assert Subject("transformers:/home/me/my-detr", weights="/x/best.pth").label == "transformers.my-detr-best"
+    assert Subject("torchvision:fcos_resnet50_fpn", weights="/x/run-7/weights.safetensors").label == "torchvision.fcos-resnet50-fpn-run-7"
     assert Subject("python:package.module:builder").label == "python.package-module-builder"
 
 

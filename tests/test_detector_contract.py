@@ -181,6 +181,13 @@ def test_gaps_in_the_numbering_are_left_out(folder):
 
 
 @quietly
+def test_an_input_that_is_too_small_for_its_queries(folder):
+    with pytest.raises(UserError, match=r"an input of 64x64 has 84 places and rt_detr chooses 300 queries") as error:
+        build_adapted(folder("rt_detr", num_queries=300), size=(64, 64))
+    assert "\n" not in str(error.value)
+
+
+@quietly
 def test_nothing_is_downloaded(folder, tmp_path):
     folder("detr")
     with pytest.raises(UserError, match=r"leandet downloads nothing; did you mean rt_detr") as error:

@@ -257,12 +257,12 @@ def test_it_trains_in_our_loop_and_stands_on_the_leaderboard(monkeypatch, capsys
     assert code == 0, out + err
     (stored,) = [each for each in read_stored(home / "runs") if each.record.kind == "train"]
     record = stored.record
-    assert record.id.startswith("torchvision.ssdlite320-mobilenet-v3-large.smoke.")
+    assert record.id.startswith("torchvision.ssdlite320-mobilenet-v3-large-trained.smoke.")
     assert record.status == "ok"
     assert len(record.samples["losses"]) == 12
     assert stored.predictions is not None
     (line,) = lines([replace(record, tier="real")])
-    assert line.id == "torchvision.ssdlite320-mobilenet-v3-large.real"
+    assert line.id == "torchvision.ssdlite320-mobilenet-v3-large-trained.real"
     assert (line.status, line.seeds, line.ap) == ("ok", 1, record.values["ap"])
     before = (home / "runs" / record.id / "record.json").stat().st_mtime_ns
     assert called(monkeypatch, capsys, "run", SSD, "--tier", "smoke", "--data", data, "--seeds", "1")[0] == 0

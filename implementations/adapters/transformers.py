@@ -162,7 +162,7 @@ def build(wanted: Wanted) -> TransformersDetector:
     if state is not None:
         model = _filled(model, read_state(state), state)
     processor = _processor(config, folder, transformers)
-    told = Told(_size(processor, wanted), _label_map(config, wanted), SCORE if wanted.score is None else wanted.score, _whose(wanted, state))
+    told = Told(_size(processor, config, wanted), _label_map(config, wanted), SCORE if wanted.score is None else wanted.score, _whose(wanted, state))
     return TransformersDetector(model.eval(), processor, told)
 
 
@@ -230,14 +230,25 @@ def _processor(config: Any, folder: Path | None, transformers: Any) -> Any:
     return kinds["torchvision"]()
 
 
-def _size(processor: Any, wanted: Wanted) -> dict[str, int]:
+def _size(processor: Any, config: Any, wanted: Wanted) -> dict[str, int]:
     """The processor's size with what was asked put in its place: height and width of a fixed input, else the shorter side and a bound."""
     own = {key: value for key, value in dict(processor.size).items() if value is not None}
     if wanted.size is None:
         return own
     if "height" in own:
-        return dict(zip(("height", "width"), (max(STRIDE, round(side / STRIDE) * STRIDE) for side in wanted.size), strict=True))
+        sides = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in wanted.size]
+        _enough(config, sides)
+        return dict(zip(("height", "width"), sides, strict=True))
     return {"shortest_edge": min(wanted.size), "longest_edge": max(wanted.size)}
+
+
+def _enough(config: Any, sides: Sequence[int]) -> None:
+    """UserError where the maps have fewer places than the model chooses queries from."""
+    strides = getattr(config, "feat_strides", None) or (8, 16, 32)
+    places, wanted = sum((sides[0] // stride) * (sides[1] // stride) for stride in strides), int(config.num_queries)
+    if places < wanted:
+        told = f"an input of {sides[0]}x{sides[1]} has {places} places and {config.model_type} chooses {wanted} queries from them"
+        raise UserError(f"{told}; give a larger --size, a larger tier (proxy), or a configuration with fewer num_queries")
 
 
 def _label_map(config: Any, wanted: Wanted) -> tuple[int, ...]:
