@@ -155,6 +155,12 @@ def test_a_coco_checkpoint_speaks_of_80_classes_without_its_gaps(tmp_path):
         build(Wanted(name, classes=7, weights=tmp_path / "coco.pth"))
 
 
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet_resnet50_fpn"])
+def test_a_file_says_itself_how_many_classes_it_is_of(name, tmp_path):
+    torch.save(build(Wanted(name, classes=7)).state_dict(), tmp_path / "mine.pth")  # as leandet's own training leaves it
+    assert build(Wanted(name, weights=tmp_path / "mine.pth")).told.label_map == shifted(8)
+
+
 def test_crowds_are_left_out_and_labels_find_their_way_back(small):
     target = Target(
         torch.tensor([[0.0, 0, 9, 9], [5, 5, 20, 20], [3, 3, 3, 9]]),

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from faulty import FAULTS, Good
+from safetensors.torch import save_file
 
 from bench.adapters import Wanted, build_adapted, find_adapter
 from bench.contract import examine
@@ -162,6 +163,21 @@ def test_the_loss_is_that_of_the_models_own_annotations(folder):
         wanted = detector.model(given["pixel_values"], pixel_mask=given["pixel_mask"], labels=given["labels"]).loss
         found = detector([image], [target])["loss"]
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@quietly
+def test_what_it_shares_is_kept_and_comes_back(folder, tmp_path):
+    """Deformable DETR shares its heads between decoder layers, which safetensors refuses to keep as one tensor of two names."""
+    name = folder("deformable_detr")
+    detector = build_adapted(name, classes=CLASSES, size=(96, 128))
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.normal_(0, 0.1)
+    save_file(detector.state_dict(), tmp_path / "weights.safetensors")
+    again = build_adapted(name, classes=CLASSES, size=(96, 128), weights=tmp_path / "weights.safetensors")
+    assert len(list(again.parameters())) == len(list(detector.parameters())) < len(detector.state_dict())
+    for (key, one), other in zip(detector.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
 
 
 @quietly

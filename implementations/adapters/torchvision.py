@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer, shifted
-from implementations.adapters.weights import fill, misfit, named_as, read_state
+from implementations.adapters.weights import OURS, fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 
 if TYPE_CHECKING:
@@ -266,7 +266,9 @@ def _outputs(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int:
     asked = published if wanted.classes is None else wanted.classes + 1
     if state is None:
         return asked
-    for outputs in dict.fromkeys((asked, published, COCO_OUTPUTS)):
+    with torch.device("meta"):
+        told = _told_by(_model(wanted, published).state_dict(), state, published)
+    for outputs in dict.fromkeys((asked, published, told)):
         with torch.device("meta"):
             own = _model(wanted, outputs).state_dict()
             fits = not misfit(own, named_as(own, state))
@@ -276,6 +278,16 @@ def _outputs(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int:
         return asked
     if wanted.classes is not None and outputs - 1 != wanted.classes and (outputs, wanted.classes) != (COCO_OUTPUTS, COCO_CLASSES):
         raise UserError(f"{wanted.weights}: of {outputs - 1} classes and the data has {wanted.classes}; give weights that learnt this data's classes")
+    return outputs
+
+
+def _told_by(own: Mapping[str, Tensor], state: Mapping[str, Tensor], outputs: int) -> int:
+    """How many labels a state is of, by the first tensor whose first side, which grows with them, is another than in a model of `outputs`."""
+    theirs = state | {name.removeprefix(OURS): tensor for name, tensor in state.items()}
+    for name, tensor in own.items():
+        other = theirs.get(name)
+        if other is not None and other.shape != tensor.shape and other.shape[1:] == tensor.shape[1:]:
+            return max(2, round(outputs * other.shape[0] / tensor.shape[0]))
     return outputs
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted, nearest
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer
-from implementations.adapters.weights import fill, misfit, named_as, read_state
+from implementations.adapters.weights import OURS, fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 
 TYPES = ("conditional_detr", "d_fine", "dab-detr", "deformable_detr", "deimv2", "detr", "rt_detr", "rt_detr_v2", "yolos")
@@ -60,6 +60,16 @@ class TransformersDetector(nn.Module):
         self.model: Any = model
         self.processor, self.told = processor, told
         self.weights_from = told.weights_from
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Its tensors by name, those that several names share copied: a file of safetensors keeps no two names of one tensor."""
+        state, seen = super().state_dict(*args, **kwargs), set[tuple[int, int]]()
+        for name, tensor in state.items():
+            place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+            if place in seen and not tensor.is_meta and tensor.numel():
+                state[name] = tensor.clone()
+            seen.add(place)
+        return state
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad, as the model's own processor does."""
@@ -154,16 +164,36 @@ def build(wanted: Wanted) -> TransformersDetector:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     config, folder = _config(wanted, transformers)
-    state = wanted.weights or next((folder / name for name in STATES if folder and (folder / name).is_file()), None)
-    if wanted.classes is not None and state is None:
+    path = wanted.weights or next((folder / name for name in STATES if folder and (folder / name).is_file()), None)
+    state = read_state(path) if path else None
+    if state is not None:
+        with torch.device("meta"):
+            more = _more_labels(_fresh(config, wanted, transformers).state_dict(), state)
+        config.num_labels += more if config.num_labels + more > 0 else 0
+    elif wanted.classes is not None:
         config.num_labels = wanted.classes
     torch.manual_seed(0)
-    model = _offline(wanted.name, lambda: transformers.AutoModelForObjectDetection.from_config(config))
-    if state is not None:
-        model = _filled(model, read_state(state), state)
+    model = _fresh(config, wanted, transformers)
+    if path is not None and state is not None:
+        model = _filled(model, state, path)
     processor = _processor(config, folder, transformers)
-    told = Told(_size(processor, config, wanted), _label_map(config, wanted), SCORE if wanted.score is None else wanted.score, _whose(wanted, state))
+    told = Told(_size(processor, config, wanted), _label_map(config, wanted), SCORE if wanted.score is None else wanted.score, _whose(wanted, path))
     return TransformersDetector(model.eval(), processor, told)
+
+
+def _fresh(config: Any, wanted: Wanted, transformers: Any) -> Any:
+    """A model of the configuration with random weights."""
+    return _offline(wanted.name, lambda: transformers.AutoModelForObjectDetection.from_config(config))
+
+
+def _more_labels(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int:
+    """How many labels more a state is of than a model, from the first tensor that differs in its first side alone; 0 where none does."""
+    theirs = state | {name.removeprefix(OURS): tensor for name, tensor in state.items() if all(key.startswith(OURS) for key in state)}
+    for name, tensor in own.items():
+        other = theirs.get(name)
+        if other is not None and other.shape != tensor.shape and other.shape[1:] == tensor.shape[1:]:
+            return int(other.shape[0] - tensor.shape[0])
+    return 0
 
 
 def _filled(model: Any, state: Mapping[str, Tensor], path: Path) -> Any:
