@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from bench.cli_app import app, say
 from bench.types import UserError
 
 
+@app.command()
 def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     names: Annotated[
         list[str], typer.Argument(help="ADAPTER:NAME (as in torchvision:fcos_resnet50_fpn), FILE.py:FUNCTION, PAPER.ROW or a run's id.")
@@ -35,7 +37,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     if csv:
         measuring.write_csv(found, Path(csv))
     if as_json:
-        typer.echo(measuring.as_json(found))
+        say(measuring.as_json(found))
         return
     from rich.console import Console
 
@@ -44,6 +46,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     print_measured(found, Console())
 
 
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW or a run's id.")],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels; small if left out, so that it takes seconds.")] = "",
@@ -55,17 +58,18 @@ def check(
 
     lines, broken = check_detector(name, size, weights, classes)
     for line in lines:
-        typer.echo(line)
+        say(line)
     if broken:
         raise UserError(f"{name}: breaks {broken} of {len(lines)} rules of the contract, listed above with what mends them")
 
 
+@app.command()
 def equivalence(size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH that both resize by; 800x1333 if left out.")] = "") -> None:
     """Our Faster R-CNN and RetinaNet against torchvision's with one set of random weights: how far scores and boxes are apart."""
     from bench.checking import equivalence_lines
 
     lines, same = equivalence_lines(size)
     for line in lines:
-        typer.echo(line)
+        say(line)
     if not same:
         raise typer.Exit(1)
