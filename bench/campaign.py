@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import machine, places
 from bench.catalogue import built
@@ -20,6 +21,9 @@ from bench.progress import Progress, duration, showing
 from bench.records import read_record
 from bench.types import UserError
 
+if TYPE_CHECKING:
+    from bench.spec import Row
+
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a process must be started with it: 3 % more images a second, the same bits
 EARLY = 0.01  # of all images; before so many the time left is a guess
 LEARNT = re.compile(r"training: (\d+) of ")  # in the words of a run's own progress
@@ -27,9 +31,12 @@ LEARNT = re.compile(r"training: (\d+) of ")  # in the words of a run's own progr
 
 def images_of(run: Run) -> int:
     """How many images a run will see; 0 if it does not learn."""
-    if run.kind == "transform":
-        return 0
-    schedule = schedule_of(run, row_of(built(), run))
+    return 0 if run.kind == "transform" else images_of_row(run, row_of(built(), run))
+
+
+def images_of_row(run: Run, row: Row | None) -> int:
+    """The same for a run of this row, which need not be of a built paper."""
+    schedule = schedule_of(run, row)
     return schedule.images + schedule.decay_images
 
 

@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
 
 @app.command("list")
-def list_(paper: Annotated[str, typer.Argument(help="A paper's key; without one, the papers.")] = "") -> None:
-    """The papers, or the rows of one paper."""
+def list_(
+    paper: Annotated[str, typer.Argument(help="A paper's key; without one, the papers.")] = "",
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Detectors of other frameworks: what is installed, and how to install the rest.")
+    ] = False,
+) -> None:
+    """The papers, or the rows of one paper, or the adapters."""
     from bench.catalogue import catalogue, find_paper
 
+    if adapters:
+        from bench.checking import adapter_lines
+
+        for line in adapter_lines():
+            say(line)
+        return
     if not paper:
         for key, entry in catalogue().items():
             built = f"{sum(row.build is not None for row in entry.paper.rows)} rows" if entry.paper else "not built yet"
@@ -70,7 +81,10 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
     target: Annotated[
-        str, typer.Argument(help="A paper, a run's id (`leandet plan` lists them), or quick: what `dvc repro quick` needs; else every built paper.")
+        str,
+        typer.Argument(
+            help="A paper, a run's id (`leandet plan` lists them), quick: what `dvc repro quick` needs, or ADAPTER:NAME; else every built paper."
+        ),
     ] = "",
     tier: Tier = "proxy",
     data: DataText = "",
@@ -81,8 +95,15 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
     quiet: Quiet = False,
 ) -> None:
     """Train and score; what stands is not done again, what was interrupted goes on from its last epoch."""
+    from bench.adapters import is_adapted
     from bench.orders import choice_of, ordered
 
+    if is_adapted(target):
+        from bench.adapted import train_adapted
+
+        for line in train_adapted(target, choice_of(tier, data, rows, seeds, init), jobs=jobs, quiet=quiet):
+            say(line)
+        return
     chosen = choice_of(target.split(".")[2] if target.count(".") > 2 else tier, data or ("scenes-v1" if "." in target else ""), rows, seeds, init)
     _do(ordered(target, chosen), chosen, jobs=jobs, quiet=quiet)
 
@@ -261,7 +282,7 @@ def draw(
     say(draw_run(name, Path(out), data, image))
 
 
-from bench import cli_measuring, cli_reading  # noqa: E402, F401 - their commands register themselves, after those above
+from bench import cli_detectors, cli_measuring, cli_reading  # noqa: E402, F401 - their commands register themselves, after those above
 
 
 def main() -> None:

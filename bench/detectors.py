@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bench import places
+from bench import adapters, places
 from bench.assemble import build_detector
 from bench.scales import SCALES
 from bench.subjects import DEPLOY, WEIGHTS, Subject, row_of, run_of
@@ -29,14 +30,33 @@ SEED = 0  # of random weights
 
 def build(subject: Subject, data: str, classes: int) -> Any:
     """The subject's detector in eval mode, on the CPU: a row with random weights for its own classes, a run with its own for the data's."""
-    if subject.kind == "file":
+    if subject.kind == "adapter":
+        detector = _adapted(subject)
+    elif subject.kind == "file":
         detector = _made(subject.name)
     elif subject.kind == "run":
         detector = _trained(run_of(subject, data), row_of(subject), classes)
     else:
         row = row_of(subject)
         detector = build_detector(row, SCALES[subject.tier], row.setting.classes, seed=SEED)  # type: ignore[index]  # was checked to be a tier
+    if subject.size and not subject.foreign:
+        _resize(detector, subject)
     return detector.eval() if isinstance(detector, nn.Module) else detector
+
+
+def _adapted(subject: Subject) -> Any:
+    """What the adapter builds for the subject; UserError for all that it cannot."""
+    sides, weights = adapters.size_of(subject.size), Path(subject.weights) if subject.weights else None
+    return adapters.build_adapted(subject.name, classes=subject.classes or None, size=sides, weights=weights, score=subject.score)
+
+
+def _resize(detector: Any, subject: Subject) -> None:
+    """Let one of our own detectors bring images to another size than its row's; its anchors stay as they are."""
+    sides = adapters.size_of(subject.size)
+    config: Any = getattr(detector, "config", None)
+    if sides is None or not all(hasattr(config, side) for side in ("shorter", "longer")):
+        raise UserError(f"--size {subject.size}: {subject.name} has no size of its own to change; leave --size out")
+    detector.config = replace(config, shorter=min(sides), longer=max(sides))
 
 
 def deployed(detector: Any, form: str, dtype: torch.dtype) -> Any:
@@ -50,7 +70,10 @@ def _trained(run: Run, row: Row, classes: int) -> Any:
     folders = {need.split(".")[1]: places.run_folder(need) for need in run.needs if not need.startswith("pretrain.")}
     inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
-    detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+    try:
+        detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+    except RuntimeError as error:
+        raise UserError(f"{run.id}: its weights are not of these data's {classes} classes; give --data with the classes that it learnt") from error
     return detector
 
 
@@ -92,3 +115,10 @@ def weights_hash(detector: Any) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def weights_from(subject: Subject, detector: Any) -> str:
+    """Whose weights a detector has: "random", a run's id, a file's name, or the function's that made it."""
+    if subject.kind == "run":
+        return subject.name
+    return "random" if subject.kind == "row" else str(getattr(detector, "weights_from", "its builder"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench import machine, places
+from bench import adapters, machine, places
 from bench.catalogue import find_paper
 from bench.datasets import open_split, parse_data
 from bench.datasets.source import SPLITS
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.parquet"  # what a run leaves in its folder
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16", "float16")
+ALIKE = {"weights", "model", "pytorch_model", "checkpoint"}
 FILE = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
-FORMS = "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0) or FILE.py:FUNCTION, a function that makes a detector"
+FORMS = (
+    "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0), FILE.py:FUNCTION, a function that makes a detector, "
+    f"or {adapters.FORMS}"
+)
 # Forms that a detector is timed in, as in condensing.fpn-r50@fused, and what makes them: oneDNN's fused kernels, torch.compile's, other runtimes.
 DEPLOY: Mapping[str, Place] = MappingProxyType(
     {
@@ -50,25 +54,55 @@ class Subject:
     name: str
     tier: str = "paper"
     form: str = ""
+    size: str = ""  # as after --size; empty: the detector's own
+    weights: str = ""  # a file, for a detector of an adapter; empty: random, or those that its name brings
+    classes: int = 0  # of a detector of an adapter; 0: its own
+    score: float | None = None  # what a detector of an adapter drops; None: its own
 
     @property
     def kind(self) -> str:
-        """One of "file", "run", "row"."""
+        """One of "adapter", "file", "run", "row"."""
+        if adapters.is_adapted(self.name):
+            return "adapter"
         return "file" if FILE.fullmatch(self.name) else "run" if self.name.count(".") > 1 else "row"
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is no row of a paper."""
+        return self.kind in {"adapter", "file"}
 
     @property
     def label(self) -> str:
         """What tables and records call it; no path of a machine."""
+        if self.foreign:
+            return ".".join(self.place)
+        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + self.manner
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given.
+
+        A deployed form, and an input of another size than the row's, is a row of its own, which no printed time is held against.
+        """
         form = f"@{self.form}" if self.form else ""
+        if self.kind == "adapter":
+            key, rest = adapters.parts_of(self.name)
+            return key, "-".join(filter(None, (_row_name(rest), _weights_name(self.weights), self.size)))
         if self.kind == "file":
             path, function = self.name.rsplit(":", 1)
-            return f"file.{slug(f'{Path(path).stem}-{function}')}{form}"
-        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + form
+            return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size))) + form
+        paper, row = self.name.split(".")[:2]
+        return paper, row + self.manner
+
+    @property
+    def manner(self) -> str:
+        """What stands behind the name of one of our own: "@fused", "@320x320", both or nothing."""
+        return "".join(f"@{each}" for each in (self.form, self.size) if each)
 
     @property
     def row(self) -> str:
-        """The row's key in records: a deployed form is a row of its own, which no printed time is held against."""
-        return self.name.split(".")[1] + (f"@{self.form}" if self.form else "")
+        """The row's key in records."""
+        return self.place[1]
 
 
 @dataclass(frozen=True)
@@ -81,10 +115,28 @@ class Conditions:
     threads: int = 1
     precision: str = "float32"  # of PRECISIONS; the lower ones by autocast
     rois: int = 0  # equal for all subjects; 0: each its own
+    size: str = ""  # as after --size: drawn images are brought to it; images of the user's own stay as they are
+
+
+def _row_name(name: str) -> str:
+    """What an adapter builds as a part of an id: of a path its last two parts, without the others."""
+    path = Path(name)
+    told = f"{path.parent.name}-{path.stem}" if path.suffix and path.parent.name else path.name
+    return slug(told.replace(":", "-"))
+
+
+def _weights_name(path: str) -> str:
+    """A file of weights as a part of an id: its stem, or its folder's name where every such file is called alike."""
+    file = Path(path)
+    return slug(file.parent.name if file.stem in ALIKE and file.parent.name else file.stem) if path else ""
 
 
 def find_subject(name: str, tier: str, data: str = "") -> Subject:
     """The subject of that name, or of NAME@FORM; UserError if there is no such row, run, file or form."""
+    if adapters.is_adapted(name):
+        _no_form(name)
+        adapters.known_name(name)
+        return Subject(name, tier)
     name, at, form = name.partition("@")
     if at and form not in DEPLOY:
         raise UserError(f"{name}@{form}: there is no such form; allowed: {', '.join(DEPLOY)}, or the name alone")
@@ -101,6 +153,13 @@ def find_subject(name: str, tier: str, data: str = "") -> Subject:
         raise UserError(f"--tier {tier!r}: unknown; allowed: {', '.join(TIERS)}")
     row_of(subject)
     return subject
+
+
+def _no_form(name: str) -> None:
+    """UserError for a form asked of a detector that is not ours to change: what we know to deploy is our own layers."""
+    plain, _, form = name.rpartition("@")
+    if plain and form in DEPLOY:
+        raise UserError(f"{name}: forms are for PAPER.ROW, a run's id and FILE.py:FUNCTION; give {plain}, or onnx:FILE if you have exported it")
 
 
 def row_of(subject: Subject) -> Row:
@@ -135,14 +194,19 @@ def check(conditions: Conditions) -> Split:
     for option, given, allowed in (("device", conditions.device, DEVICES), ("precision", conditions.precision, PRECISIONS)):
         if given not in allowed:
             raise UserError(f"--{option} {given!r}: unknown; allowed: {', '.join(allowed)}")
-    split = image_split(conditions.data)
+    split = image_split(conditions.data, conditions.size)
     if conditions.images > len(split):
         raise UserError(f"--images {conditions.images}: {split.name} has {len(split)}; give --images {len(split)} or less, or other --data")
     return split
 
 
-def image_split(data: str) -> Split:
-    """The test split of the data, or where a COCO text names none its val or train split."""
+def image_split(data: str, size: str = "") -> Split:
+    """The test split of the data, or where a COCO text names none its val or train split; `size`: what drawn images are brought to."""
     chosen = parse_data(data)
     named = [split for split in reversed(SPLITS) if chosen.kind not in {"coco", "joined"} or chosen.part(split)]
-    return open_split(chosen, named[0])
+    opened, sides = open_split(chosen, named[0]), adapters.size_of(size)
+    if sides is None or chosen.parts:
+        return opened
+    from bench.datasets.resized import Resized
+
+    return Resized(opened, sides)

@@ -75,12 +75,13 @@ def facts(opened: Opened) -> dict[str, Any]:
     """What names the detector and what runs it."""
     import torch
 
-    from bench.detectors import weights_hash
+    from bench.detectors import weights_from, weights_hash
 
     gpu = opened.runtime.device.type == "cuda"
     properties: Any = torch.cuda.get_device_properties(opened.runtime.device) if gpu else None
     return {
         "weights": weights_hash(opened.detector),
+        "weights_from": weights_from(opened.subject, opened.detector),
         "device": str(opened.runtime.device.type),
         "gpu": properties.name if gpu else "",
         "gpu_uuid": f"GPU-{properties.uuid}" if gpu else "",
@@ -130,20 +131,36 @@ def memory(opened: Opened) -> dict[str, float]:
 
 
 def macs(opened: Opened, *, size: tuple[int, int], rois: int) -> dict[str, Any]:
-    """Multiply-adds of an input of that height and width with so many RoIs, in 1e9; the detector is spent afterwards. Empty without parts."""
-    if not hasattr(opened.detector, "parts"):
-        return {"unknown": ["the detector names no parts"]}
-    from dataclasses import replace
+    """What the detector costs at an input of that height and width with so many RoIs, in 1e9 multiply-adds; it is spent afterwards."""
+    from bench.meters.detectors import cost
 
-    from bench.cost import WHOLE
-    from bench.meters import METERS
-    from bench.meters.counted import count
+    return cost(opened.detector, size, rois, opened.image(0))
 
-    opened.detector.to("meta")
-    counted = count(opened.detector.parts(*size), replace(WHOLE, rois=rois))
-    return {name: METERS[name](counted) for name in ("macs_g", "macs_fixed_g", "macs_per_roi_g", "params_m")} | {
-        "unknown": list(counted.total.unknown)
-    }
+
+def answers(opened: Opened, *, first: int, count: int) -> dict[str, Any]:
+    """What is found on some images of the split, alone each, as columns for the metrics."""
+    from bench.meters.latency import running
+    from bench.types import detect
+
+    columns: dict[str, list[Any]] = {"image": [], "boxes": [], "scores": [], "labels": []}
+    for place in range(first, min(first + count, len(opened.split))):
+        with running(opened.runtime):
+            found = detect(opened.detector, [opened.image(place).to(opened.runtime.device)])[0]
+        columns["image"] += [opened.split.image_id(place)] * len(found.scores)
+        for name in ("boxes", "scores", "labels"):
+            columns[name] += getattr(found, name).float().cpu().tolist()
+    return columns
+
+
+def contract(opened: Opened) -> dict[str, Any]:
+    """What the first image's answer breaks of the contract, as one line a rule; empty where it holds."""
+    from bench.contract import broken_answers
+    from bench.meters.latency import running
+
+    image = opened.image(0).to(opened.runtime.device)
+    with running(opened.runtime):
+        broken = broken_answers(opened.detector, [image], opened.subject.classes or None)
+    return {"broken": [f"{each.rule}: {each.said}; {each.mend}" for each in broken]}
 
 
 def audits(opened: Opened) -> dict[str, Any]:
@@ -176,6 +193,8 @@ REQUESTS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "measure": measure,
     "memory": memory,
     "macs": macs,
+    "answers": answers,
+    "contract": contract,
     "audits": audits,
 }
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from bench import machine, places
+from bench import adapters, machine, places
 from bench.datasets.source import parse_data
-from bench.digest import callables, closure, digest, places_of
+from bench.digest import Place, callables, closure, digest, places_of
 from bench.percentiles import PERCENTILES, bound
 from bench.plan import file_hash
 from bench.records import Record, write_atomically, write_record
@@ -25,7 +25,7 @@ from bench.watching import SPREAD, UNKNOWN
 
 PHASES = ("prepare_ms", "network_ms", "finish_ms", "whole_ms")
 COMPARED = ("network_ms", "whole_ms")
-MACS = ("macs_g", "macs_fixed_g", "macs_per_roi_g", "params_m")
+MACS = ("macs_g", "macs_fixed_g", "macs_per_roi_g", "params_m", "size_mb")
 LAST = 10  # warm-up samples whose spread is looked at
 
 
@@ -48,9 +48,9 @@ def keep(session: Session) -> tuple[Record, ...]:
 
 def _record(session: Session, lane: Lane, reference: Lane | None) -> Record:
     subject, context = lane.subject, _context(session, lane, reference)
-    paper, row = ("file", subject.label.partition(".")[2]) if subject.kind == "file" else (subject.name.split(".")[0], subject.row)
+    paper, row = subject.place
     seed = int(subject.name.rsplit(".s", 1)[1].split(".")[0]) if subject.kind == "run" else 0
-    tier = subject.tier if subject.kind != "file" else ""
+    tier = "" if subject.foreign else subject.tier
     status, values = ("failed", {}) if lane.failed else ("ok", _values(session, lane, reference))
     name = f"{subject.label}.latency.{key(context)}"
     return Record(name, "latency", paper, row, tier, seed, status, lane.failed, subject_digest(subject), values, context=context)  # type: ignore[arg-type]
@@ -72,6 +72,8 @@ def subject_digest(subject: Subject) -> str:
     meter = (("bench.meters.latency", "time_image"), ("bench.meters.rois", "hold_rois"))
     if subject.kind == "file":
         return digest({"file": file_hash(Path(subject.name.rsplit(":", 1)[0]))}, closure(meter))
+    if subject.kind == "adapter":
+        return adapter_digest(subject, meter)
     row = row_of(subject)
     settings = {"kind": "latency", "tier": subject.tier, "row": row.build, "arguments": row.arguments, "setting": row.setting}
     deployed = (DEPLOY[subject.form],) if subject.form else ()
@@ -80,12 +82,20 @@ def subject_digest(subject: Subject) -> str:
     )
 
 
+def adapter_digest(subject: Subject, start: Sequence[Place] = ()) -> str:
+    """Of the adapter's source and its framework's versions, and of what is measured with."""
+    adapter = adapters.ready_adapter(subject.name)
+    settings = {"adapter": subject.label, "versions": adapters.framework_versions(adapter), "source": adapters.source_of(subject.name)}
+    return digest(settings, closure((*start, *places_of([adapter.build]))))
+
+
 def current_digest(record: Record) -> str:
-    """What a latency record's digest would be now; empty for a file's, which may lie anywhere, and for a row that is gone."""
-    if record.paper == "file":
+    """What a latency record's digest would be now; empty for what is no paper's, which may lie anywhere, and for a row that is gone."""
+    if record.paper == "file" or record.context.get("adapter"):
         return ""
     try:
-        row, _, form = record.row.partition("@")
+        row, *manner = record.row.split("@")
+        form = next((each for each in manner if each in DEPLOY), "")
         return subject_digest(Subject(f"{record.paper}.{row}", record.tier, form))
     except UserError:
         return ""
@@ -104,6 +114,9 @@ def _context(session: Session, lane: Lane, reference: Lane | None) -> dict[str, 
         "input": lane.warmed.get("input", UNKNOWN),  # height and width of the first image as the network sees it, padding left out
         "weights": facts.get("weights", UNKNOWN),
         "trained": lane.subject.kind == "run",
+        "weights_from": facts.get("weights_from", UNKNOWN),
+        **({"adapter": lane.subject.name.partition(":")[0]} if lane.subject.kind == "adapter" else {}),
+        **({"size": given.size} if given.size else {}),
         "device": facts.get("device", given.device),
         "gpu": facts.get("gpu", ""),
         "precision": given.precision,

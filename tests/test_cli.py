@@ -36,6 +36,9 @@ COMMANDS = (
     "download",
     "draw",
     "time",
+    "measure",
+    "check",
+    "equivalence",
 )
 
 

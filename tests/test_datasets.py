@@ -71,7 +71,7 @@ def test_parse_data():
     assert data == parse_data("train=x/a.json,images=pictures,val=x/b.json")
     assert {data: 1}[parse_data("images=pictures,train=x/a.json,val=x/b.json")] == 1
     assert parse_data("voc=D,train=2007_train").kind == "voc"
-    assert set(DATASETS) == {"scenes", "variant", "coco", "joined", "voc"}
+    assert set(DATASETS) == {"scenes", "variant", "coco", "joined", "voc", "added"}
 
 
 @pytest.mark.parametrize(

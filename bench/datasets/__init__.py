@@ -45,8 +45,18 @@ def _voc(data: Data, split: str) -> Split:
     return open_voc(data, split)
 
 
+def _added(data: Data, split: str) -> Split:
+    """What an installed package opens: its entry point of the group leandet.datasets is given what stands behind KEY= and the split's name."""
+    from bench.adapters import DATASETS as GROUP
+    from bench.adapters import entry_points, load_point
+
+    ((key, text),) = data.parts
+    opened: Split = load_point(entry_points(GROUP)[key])(text, split)
+    return opened
+
+
 DATASETS: Mapping[str, Callable[[Data, str], Split]] = MappingProxyType(
-    {"scenes": _scenes, "variant": _variant, "coco": _coco, "joined": _joined, "voc": _voc}
+    {"scenes": _scenes, "variant": _variant, "coco": _coco, "joined": _joined, "voc": _voc, "added": _added}
 )
 
 

@@ -38,11 +38,15 @@ def parse_data(text: str) -> Data:
     "scenes-v1" (any name that begins with "scenes") is drawn on the fly. "train=A.json,val=B.json,test=C.json[,images=DIR]" is COCO JSON; a split
     that is not given cannot be opened, and one of several files is "test=B.json+C.json" (kind "joined"). "voc=DIR" is a folder that holds
     VOC2007, VOC2012; its splits are image sets joined by "+".
+    "KEY=TEXT" goes to a reader that an installed package adds under that key (entry points of the group leandet.datasets).
     "empty=drop" leaves out boxes of zero size (COCO's own train2017 has two), which are a fault otherwise.
     """
     text = text.strip()
     if text.startswith("scenes") and "=" not in text and "," not in text:
         return Data("variant" if text in VARIANTS else "scenes", text)
+    key, _, rest = text.partition("=")
+    if rest and key not in _KEYS["coco"] + _KEYS["voc"] and key in _added():
+        return Data("added", f"{key}:{Path(rest).name}", ((key, rest),))
     parts = _pairs(text)
     kind = "voc" if "voc" in parts else "coco"
     for key in parts:
@@ -56,6 +60,13 @@ def parse_data(text: str) -> Data:
         kind = "joined"
         _check_joined(text, {split: files_of(parts[split]) for split in SPLITS if split in parts})
     return Data(kind, _name(kind, parts), tuple(sorted(parts.items())))
+
+
+def _added() -> dict[str, object]:
+    """The readers that installed packages add, by key."""
+    from bench.adapters import DATASETS, entry_points
+
+    return dict(entry_points(DATASETS))
 
 
 def files_of(value: str) -> tuple[str, ...]:

@@ -176,6 +176,10 @@ class Graphs:
     files: tuple[Path, ...]
     runners: tuple[Runner, ...]
 
+    def stored_bytes(self) -> int:
+        """Of the files."""
+        return sum(path.stat().st_size for path in self.files)
+
     def weights_hash(self) -> str:
         """SHA-256 of the graphs, which hold the weights."""
         total = hashlib.sha256()
@@ -190,6 +194,8 @@ class DeployedDense:
 
     detector: RetinaNet  # what it was exported from, for sizes, anchors and suppression; its weights are not used
     graphs: Graphs
+
+    why_not = NO_TRAINING
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad."""
@@ -208,6 +214,15 @@ class DeployedDense:
         """Of its graphs."""
         return self.graphs.weights_hash()
 
+    def stored_bytes(self) -> int:
+        """Of its graphs."""
+        return self.graphs.stored_bytes()
+
+    @property
+    def weights_from(self) -> str:
+        """The folder and the file."""
+        return "/".join(self.graphs.files[0].parts[-2:])
+
     def eval(self) -> DeployedDense:
         """Itself: it is never in training."""
         return self
@@ -223,6 +238,8 @@ class DeployedTwoStage:
 
     detector: TwoStage  # what it was exported from, for sizes, anchors, proposals, RoI features and suppression; its weights are not used
     graphs: Graphs
+
+    why_not = NO_TRAINING
 
     @property
     def config(self) -> Any:
@@ -260,6 +277,15 @@ class DeployedTwoStage:
     def weights_hash(self) -> str:
         """Of its graphs."""
         return self.graphs.weights_hash()
+
+    def stored_bytes(self) -> int:
+        """Of its graphs."""
+        return self.graphs.stored_bytes()
+
+    @property
+    def weights_from(self) -> str:
+        """The folder and the file."""
+        return "/".join(self.graphs.files[0].parts[-2:])
 
     def eval(self) -> DeployedTwoStage:
         """Itself: it is never in training."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
+from implementations.adapters.plain_graphs import Session, build_graph
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -42,3 +44,34 @@ def in_onnxruntime(detector: Any, folder: Path, *, threads: int = 1) -> Deployed
 def form(detector: Any, dtype: torch.dtype) -> DeployedDense | DeployedTwoStage:
     """The detector as `leandet time NAME@onnx` and `leandet deploy RUN@onnx` run it: in onnxruntime, on as many threads as torch has."""
     return deployed_here(detector, dtype, partial(runner, threads=torch.get_num_threads()), "onnxruntime")
+
+
+# ---- onnx:FILE
+
+
+def session(path: Path, *, threads: int = 1) -> Session:
+    """A graph of any kind in onnxruntime, with the names that it gives its outputs."""
+    run = runner(path, threads=threads)
+    import onnxruntime
+
+    opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,) = opened.get_inputs()
+    shape = tuple(side if isinstance(side, int) else None for side in given.shape)
+    return Session(shape, tuple(one.name for one in opened.get_outputs()), run)
+
+
+def build(wanted: Wanted) -> Any:
+    """The detector of an ONNX file, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    return build_graph(wanted, partial(runner, threads=threads), partial(session, threads=threads))
+
+
+ADAPTER = Adapter(
+    key="onnx",
+    title="a graph in onnxruntime on the CPU: an export of ours, or any with boxes, scores and labels",
+    example="onnx:folder/body.onnx",
+    needs=("onnxruntime",),
+    install="pip install onnx onnxruntime",
+    names=tuple,
+    build=build,
+)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
+from implementations.adapters.plain_graphs import Session, build_graph
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -41,3 +43,34 @@ def in_openvino(detector: Any, folder: Path, *, threads: int = 1) -> DeployedDen
 def form(detector: Any, dtype: torch.dtype) -> DeployedDense | DeployedTwoStage:
     """The detector as `leandet time NAME@openvino` and `leandet deploy RUN@openvino` run it: in OpenVINO, on as many threads as torch has."""
     return deployed_here(detector, dtype, partial(runner, threads=torch.get_num_threads()), "openvino")
+
+
+# ---- openvino:FILE
+
+
+def session(path: Path, *, threads: int = 1) -> Session:
+    """A graph of any kind in OpenVINO, with the names that it gives its outputs."""
+    run = runner(path, threads=threads)
+    import openvino
+
+    model = openvino.Core().read_model(str(path))
+    (given,) = model.inputs
+    shape = tuple(int(side.get_length()) if side.is_static else None for side in given.partial_shape)
+    return Session(shape, tuple(min(one.get_names()) for one in model.outputs), run)
+
+
+def build(wanted: Wanted) -> Any:
+    """The detector of an OpenVINO .xml or an ONNX file, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    return build_graph(wanted, partial(runner, threads=threads), partial(session, threads=threads))
+
+
+ADAPTER = Adapter(
+    key="openvino",
+    title="a graph in OpenVINO on the CPU, in float32: an export of ours, or any with boxes, scores and labels",
+    example="openvino:folder/body.onnx",
+    needs=("openvino",),
+    install="pip install openvino",
+    names=tuple,
+    build=build,
+)

@@ -1,0 +1,70 @@
+"""State files into foreign models: read without running anything, fitted by name and shape, misfits named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.types import UserError
+
+COUNTER = "num_batches_tracked"  # of a norm: a file made with frozen norms has none
+OURS = "model."  # before every name in what leandet's own training leaves
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth, .pt or .bin by name, as the framework calls them; UserError where the file holds none."""
+    try:
+        found = _read(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
+    except Exception as error:  # damaged files raise a dozen kinds
+        raise UserError(f"{path}: holds no plain tensors ({type(error).__name__}); give a state dict as .safetensors or .pth") from error
+    inner = next((found[key] for key in ("model", "state_dict") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
+    tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)} if isinstance(inner, dict) else {}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors; give a state dict as .safetensors or .pth")
+    return tensors
+
+
+def named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state under the model's own names: without what leandet's training puts before each, where it then fits and else does not."""
+    if not all(name.startswith(OURS) for name in state) or not misfit(own, state):
+        return state
+    stripped = {name.removeprefix(OURS): tensor for name, tensor in state.items()}
+    return state if misfit(own, stripped) else stripped
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What of a state does not fit a model's own, the first of it, in words; empty where it fits. Counters of norms may be missing."""
+    missing = [name for name in own if name not in state and not name.endswith(COUNTER)]
+    surplus = [name for name in state if name not in own]
+    other = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing:
+        return f"{missing[0]} is missing from it ({len(missing)} of {len(own)} tensors in all)"
+    if surplus:
+        return f"it has {surplus[0]}, which the model has not ({len(surplus)} in all)"
+    if other:
+        return f"{other[0]} is {tuple(state[other[0]].shape)} in it and {tuple(own[other[0]].shape)} in the model"
+    return ""
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
+    """Put a state into a model; UserError, in one line, for a file of another model."""
+    own = model.state_dict()
+    state = named_as(own, state)
+    wrong = misfit(own, state)
+    if wrong:
+        raise UserError(f"{path.name}: a checkpoint of another model than {what}: {wrong}; give one of {what}, or name the model that it is of")
+    model.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
