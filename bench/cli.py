@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli_app import AsJson, DataText, Init, Quiet, Rows, Seeds, Tier, app, say
+from bench.cli_app import AsJson, DataText, Init, Length, Quiet, Rows, Seeds, Tier, app, say
 from bench.leaderboard_command import Committed, board
 from bench.types import UserError
 
@@ -58,15 +58,16 @@ def plan(  # noqa: PLR0913, PLR0917 - a command's options are its words
     rows: Rows = "",
     seeds: Seeds = 0,
     init: Init = "",
+    length: Length = 1,
     write: Annotated[bool, typer.Option("--write", help="Write dvc.yaml and pipeline/: the stages that `dvc repro` runs.")] = False,
     digests: Annotated[
         bool, typer.Option("--digests", help="Write runs/.plan.json, from which DVC sees what has changed (its first stage does this).")
     ] = False,
 ) -> None:
     """Which runs there are to do, in order, and how each stands; runs nothing."""
-    from bench.orders import choice_of, ordered, state
+    from bench.orders import choice_of, longer, ordered, state
 
-    chosen = choice_of(tier, data, rows, seeds, init)
+    chosen = longer(choice_of(tier, data, rows, seeds, init), length)
     if write or digests:
         from bench.pipeline import write_digests, write_pipeline
 
@@ -91,20 +92,22 @@ def run(  # noqa: PLR0913, PLR0917 - a command's options are its words
     rows: Rows = "",
     seeds: Seeds = 0,
     init: Init = "",
+    length: Length = 1,
     jobs: Annotated[int, typer.Option("--jobs", help="Runs at once, each a process; their words go to runs/.logs/.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Train and score; what stands is not done again, what was interrupted goes on from its last epoch."""
     from bench.adapters import is_adapted
-    from bench.orders import choice_of, ordered
+    from bench.orders import choice_of, longer, ordered
 
     if is_adapted(target):
         from bench.adapted import train_adapted
 
-        for line in train_adapted(target, choice_of(tier, data, rows, seeds, init), jobs=jobs, quiet=quiet):
+        for line in train_adapted(target, longer(choice_of(tier, data, rows, seeds, init), length), jobs=jobs, quiet=quiet):
             say(line)
         return
-    chosen = choice_of(target.split(".")[2] if target.count(".") > 2 else tier, data or ("scenes-v1" if "." in target else ""), rows, seeds, init)
+    tier, data = (target.split(".")[2] if target.count(".") > 2 else tier), data or ("scenes-v1" if "." in target else "")
+    chosen = longer(choice_of(tier, data, rows, seeds, init), length)
     _do(ordered(target, chosen), chosen, jobs=jobs, quiet=quiet)
 
 
@@ -227,19 +230,20 @@ def attest(
 
 
 @app.command()
-def rerun(
+def rerun(  # noqa: PLR0913, PLR0917 - a command's options are its words
     row: Annotated[str, typer.Option("--row", help="A row's id as the leaderboard shows it, as in condensing.k16-l5.proxy.")],
     data: DataText = "",
     seeds: Seeds = 0,
     init: Init = "",
+    length: Length = 1,
     jobs: Annotated[int, typer.Option("--jobs", help="Runs at once.")] = 1,
 ) -> None:
     """Make exactly one leaderboard row again from its id: all its seeds, trained anew where they do not stand, in results/local."""
-    from bench.orders import choice_of, of_line
+    from bench.orders import choice_of, longer, of_line
     from bench.rerun import print_line
 
     tier = row.split(".")[2] if row.count(".") == 2 else "proxy"
-    chosen = choice_of(tier, data, "", seeds, init)
+    chosen = longer(choice_of(tier, data, "", seeds, init), length)
     _do(of_line(row, chosen), chosen, jobs=jobs)
     say(print_line(row))
 

@@ -26,6 +26,9 @@ Tier = Annotated[str, typer.Option("--tier", help=TIER_HELP)]
 DataText = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 Rows = Annotated[str, typer.Option("--rows", help="Only these rows, by key, joined by commas; `leandet list PAPER` shows the keys.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="How many seeds a row; 0: five for headline rows, one for the others.")]
+Length = Annotated[
+    int, typer.Option("--length", help="At the tier real: so many times 2,200 images, which suit a few hundred photographs of one kind of object.")
+]
 Init = Annotated[str, typer.Option("--init", help="Weights of the backbone as safetensors, in place of a pretraining run (the paper tier needs it).")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]

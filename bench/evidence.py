@@ -216,6 +216,12 @@ class Evidence:
         return None
 
 
+def data_of(record: Record) -> str:
+    """What it was trained and tested on, in a word, and how many times as long as its tier learns: "coco:bccd", "coco:bccd x10"."""
+    length = record.context.get("length", 1)
+    return f"{record.context.get('data', '')}{f' x{length}' if length > 1 else ''}"
+
+
 def machine_of(record: Record) -> str:
     """What ran it, in a word: the name in the record's context."""
     machine = record.context.get("machine", "")

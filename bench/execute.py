@@ -121,7 +121,7 @@ def settings_of(run: Run, papers: Mapping[str, Paper]) -> dict[str, Any]:
     scale, row = SCALES[run.tier], None if run.kind == "pretrain" else papers[run.paper].row(run.row)
     schedule = schedule_of(run, row)
     always = {"batch": schedule.batch, "data": run.data.name, "needs": list(run.needs), "schedule": asdict(schedule)}
-    always |= {"threads": effort_of(run, row).threads}
+    always |= {"threads": effort_of(run, row).threads} | ({"length": run.length} if run.length > 1 else {})
     if row is None:
         return always
     asked = {"arguments": plain(row.arguments), "setting": plain(row.setting)}

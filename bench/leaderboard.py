@@ -11,7 +11,7 @@ from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS, machine_of
+from bench.evidence import RUNS, data_of, machine_of
 from bench.spec import TIERS
 from bench.verdicts import WORDS
 
@@ -90,7 +90,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _key(record: Record) -> Key:
-    return record.paper, record.row, record.tier, str(record.context.get("data", "")), machine_of(record)
+    return record.paper, record.row, record.tier, data_of(record), machine_of(record)
 
 
 def _line(key: Key, group: list[Record], cost: Record | None, counts: str) -> Line:

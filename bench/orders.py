@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench import places
@@ -13,7 +14,9 @@ from bench.plan import PRETRAINED_AT, SCENES, Choice, Run, plan, quick
 from bench.spec import TIERS, Tier
 from bench.types import UserError
 
-ID = re.compile(r"(?P<paper>[\w-]+)\.(?P<row>[\w-]+)\.(?P<tier>[a-z]+)(\.(?P<data>[\w-]+))?\.s(?P<seed>\d+)(?P<proof>\.plateau)?")
+ID = re.compile(
+    r"(?P<paper>[\w-]+)\.(?P<row>[\w-]+)\.(?P<tier>[a-z]+)(\.(?P<data>[\w-]+?))?(\.x(?P<length>\d+))?\.s(?P<seed>\d+)(?P<proof>\.plateau)?"
+)
 
 
 def choice_of(tier: str, data: str, rows: str, seeds: int, init: str) -> Choice:
@@ -26,6 +29,13 @@ def choice_of(tier: str, data: str, rows: str, seeds: int, init: str) -> Choice:
         raise UserError(f"--seeds {seeds}: allowed: 1 or more, or leave it out")
     keys = tuple(key.strip() for key in rows.split(",") if key.strip())
     return Choice(tier, parse_data(data) if data else SCENES, keys, seeds or None, Path(init) if init else None)
+
+
+def longer(choice: Choice, length: int) -> Choice:
+    """The choice with the option --length; UserError where it is not allowed."""
+    if length < 1 or (length > 1 and choice.tier != "real"):
+        raise UserError(f"--length {length}: allowed: 1 or more at --tier real; at the other tiers records of one length are compared")
+    return replace(choice, length=length)
 
 
 def ordered(target: str, choice: Choice) -> tuple[Run, ...]:
@@ -61,7 +71,7 @@ def plan_around(name: str, choice: Choice) -> tuple[Run, ...]:
     if found["data"] and choice.data == SCENES:
         raise UserError(f"run {name!r}: say where its data is, as in --data train=A.json,val=B.json,test=C.json")
     paper = find_paper(found["paper"])
-    chosen = Choice(tier, choice.data, (found["row"],), int(found["seed"]) + 1, choice.init)
+    chosen = Choice(tier, choice.data, (found["row"],), int(found["seed"]) + 1, choice.init, int(found["length"] or 1))
     return plan([paper], chosen)
 
 
@@ -77,7 +87,7 @@ def of_line(name: str, choice: Choice) -> tuple[Run, ...]:
     if len(parts) != 3:
         raise UserError(f"--row {name!r}: a row's id is PAPER.ROW.TIER, as in condensing.k16-l5.proxy; `leandet leaderboard` lists them")
     paper, row, tier = parts[0], parts[1], _tier(parts[2], f"--row {name!r}")
-    runs = plan([find_paper(paper)], Choice(tier, choice.data, (row,), choice.seeds, choice.init))
+    runs = plan([find_paper(paper)], replace(choice, tier=tier, rows=(row,)))
     return tuple(run for run in runs if run.kind != "plateau")
 
 

@@ -41,6 +41,7 @@ class Run:
     data: Data
     needs: tuple[str, ...]
     digest: str
+    length: int = 1  # times the tier's schedule; more than once on a user's own data alone
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Choice:
     rows: tuple[str, ...] = ()
     seeds: int | None = None
     init: Path | None = None  # safetensors of a backbone, in place of a pretrain run
+    length: int = 1  # times the tier's schedule, at the tier `real`
 
 
 def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
@@ -92,9 +94,9 @@ def headlines(paper: Paper) -> tuple[str, ...]:
 
 
 def run_id(paper: str, row: str, seed: int, choice: Choice) -> str:
-    """As in "condensing.k16-l5.proxy.s0"; data other than the embedded default is named: "condensing.k16-l5.real.bccd.s0"."""
-    parts = [paper, row, choice.tier, *([] if choice.data == SCENES else [slug(choice.data.name)]), f"s{seed}"]
-    return ".".join(parts)
+    """As in "condensing.k16-l5.proxy.s0"; other data and a length are named, as in "condensing.k16-l5.real.bccd.x10.s0"."""
+    data, length = [] if choice.data == SCENES else [slug(choice.data.name)], [f"x{choice.length}"] if choice.length > 1 else []
+    return ".".join([paper, row, choice.tier, *data, *length, f"s{seed}"])
 
 
 def slug(name: str) -> str:
@@ -115,7 +117,7 @@ def schedule_of(run: Run, row: Row | None) -> Schedule:
         return base if run.tier == "smoke" else PRETRAIN
     assert row is not None, f"{run.id}: only a pretrain run has no row"
     base = row.schedule if row.schedule and run.tier == "paper" else base
-    length = row.setting.schedule * effort_of(run, row).length
+    length = row.setting.schedule * effort_of(run, row).length * run.length
     images, decay = (_epochs(count * length, base) for count in (base.images, base.decay_images))
     more = _epochs((images + decay) / 2, base) if run.kind == "plateau" else 0
     return replace(base, images=images + more, decay_images=decay)
@@ -180,7 +182,7 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     inputs = [*{run.id: run for run in needed if run.id in direct}.values(), *start[-1:]]
     name = run_id(paper.key, row.key, seed, choice)
     kind: RunKind = "train" if trains else "transform"
-    main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "")
+    main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "", choice.length)
     main = replace(main, digest=_digest(main, row, inputs, choice.init))
     yield main
     if continued(main, {paper.key: paper}):
@@ -197,7 +199,7 @@ def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
 def _start(paper: Paper, row: Row, choice: Choice) -> tuple[Run, ...]:
     """The runs that the row starts from, the last of them directly: its body's, or its pretrained backbone's; none where weights are given."""
     if row.body and choice.tier in row.body_at:
-        lower = choice if choice.tier == "paper" else replace(choice, tier=PRETRAINED_AT[choice.tier], data=SCENES, init=None)
+        lower = choice if choice.tier == "paper" else replace(choice, tier=PRETRAINED_AT[choice.tier], data=SCENES, init=None, length=1)
         return tuple(_with_needs(paper, paper.row(row.body), 0, lower))
     return () if choice.init else (_pretrain(row.setting.backbone, choice.tier),)
 

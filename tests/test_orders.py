@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import coco_files
 import pytest
 
 from bench import places
 from bench.catalogue import built
-from bench.orders import choice_of, of_line, ordered, remaining, state, with_needs
-from bench.plan import Choice, plan
+from bench.orders import choice_of, longer, of_line, ordered, remaining, state, with_needs
+from bench.plan import Choice, plan, schedule_of
 from bench.records import Record, write_record
 from bench.types import UserError
 
@@ -77,3 +78,20 @@ def test_states_by_hand(tmp_path, monkeypatch):
         write_record(Record(run.id, "train", "condensing", "rfcn", "proxy", 0, status, "why", digest, {}), folder / "record.json")
         assert state(run) == said
         assert (run in remaining([run])) == (said in {"stale", "failed"})
+
+
+def test_a_length_is_named_in_the_id_and_learns_so_many_times_as_long(tmp_path):
+    """At the tier real alone; what its rows start from is the proxy's, as long as ever."""
+    paths = [f"{split}={coco_files.write(tmp_path, split, [at], [(at, 7)])}" for at, split in enumerate(("train", "val", "test"))]
+    once = choice_of("real", ",".join(paths), "dense,both-30-tuned", 1, "")
+    plain, long = (plan([built()["compression"]], longer(once, length)) for length in (1, 10))
+    assert [run.id.replace(".x10", "") for run in long] == [run.id for run in plain]
+    for ours, other in zip(long, plain, strict=True):
+        row = None if ours.kind == "pretrain" else built()["compression"].row(ours.row)
+        factor = 10 if ours.tier == "real" else 1
+        assert schedule_of(ours, row).images == factor * schedule_of(other, row).images
+        assert (ours.digest != other.digest) == (factor > 1)
+        assert with_needs(ours.id, once)[-1] == ours
+    for tier, length in (("proxy", 2), ("real", 0)):
+        with pytest.raises(UserError, match="--length"):
+            longer(Choice(tier), length)

@@ -50,6 +50,10 @@ COMMANDS = [
     (run(), "leandet rerun --row condensing.k16-l5.proxy"),
     (run(data="scenes-v1-crowded"), "leandet rerun --row condensing.k16-l5.proxy --data scenes-v1-crowded"),
     (run(tier="real", data="coco:bccd"), "leandet rerun --row condensing.k16-l5.real --data train=A.json,val=B.json,test=C.json"),
+    (
+        run(tier="real", data="coco:bccd", length=10),
+        "leandet rerun --row condensing.k16-l5.real --data train=A.json,val=B.json,test=C.json --length 10",
+    ),
     (run(tier="paper", data="voc07+12"), "leandet rerun --row condensing.k16-l5.paper --data voc=DIR --init FILE"),
     (run(kind="plateau"), "leandet run condensing.k16-l5.proxy.s0.plateau"),
     (cost("svd", 1.0), "leandet cost condensing"),
@@ -67,6 +71,7 @@ def test_each_kind_of_record_has_the_command_that_makes_it_again(record, command
 
 
 def test_the_command_of_a_leaderboard_row_names_the_runs_behind_it():
+    assert {line.data for line in lines([run(tier="real", data="coco:x"), run(tier="real", data="coco:x", length=4)])} == {"coco:x", "coco:x x4"}
     (line,) = lines([run(seed=seed) for seed in range(2)])
     words = command_of(line).split()
     assert words[:3] == ["leandet", "rerun", "--row"]

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS, machine_of
+from bench.evidence import RUNS, data_of, machine_of
 from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
 from bench.report import by_table, claim_cells, latencies, number, tally
@@ -203,7 +203,7 @@ def _records_of(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     found: dict[tuple[str, ...], str] = {}
     for record in records:
         if record.kind in SCORED:
-            found.setdefault((record.paper, record.row, record.tier, str(record.context.get("data", "")), machine_of(record)), record.id)
+            found.setdefault((record.paper, record.row, record.tier, data_of(record), machine_of(record)), record.id)
         elif record.kind == "cost":
             found.setdefault((record.paper, record.row, "", "", ""), record.id)
     return found
@@ -254,7 +254,7 @@ def curves(records: Sequence[Record]) -> list[str]:
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         if record.kind in RUNS and record.samples.get("curve"):
-            groups[record.paper, record.tier, str(record.context.get("data", ""))].append(record)
+            groups[record.paper, record.tier, data_of(record)].append(record)
     out = []
     for (paper, tier, data), found in sorted(groups.items()):
         for measure, named in (("val_ap", "AP on val"), ("val_ap50", "AP50 on val"), ("loss", "loss")):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.evidence import RUNS, machine_of
+from bench.evidence import RUNS, data_of, machine_of
 
 if TYPE_CHECKING:
     from bench.leaderboard import Line
@@ -64,7 +64,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
         status=record.status if record.status == "ok" else f"{record.status}: {record.reason}",
         seed=str(record.seed) if record.kind in SEEDED else "",
         machine=machine_of(record),
-        data=str(context.get("data", "")),
+        data=data_of(record),
         commit=str(context.get("commit", ""))[:12],
         digest=record.digest[:12],
         environment=numbers.get(_versions(record), ""),
@@ -78,7 +78,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
 
 def rebuild(record: Record) -> str:
     """The command that makes the record again."""
-    row, data = f"{record.paper}.{record.row}", str(record.context.get("data", ""))
+    row, data = f"{record.paper}.{record.row}", data_of(record)
     if record.kind == "cost":
         return f"leandet cost {record.paper}"
     if record.kind in {"pretrain", "plateau", "pareto"}:
@@ -110,7 +110,9 @@ def _data_option(data: str) -> str:
     """Nothing for the embedded default; data that lies with the user is named by what to put there."""
     if data in {"", "scenes-v1"}:
         return ""
-    return f" --data {data if data.startswith('scenes') else 'voc=DIR' if data.startswith('voc') else REAL_DATA}"
+    name, _, length = data.partition(" x")
+    option = f" --data {name if name.startswith('scenes') else 'voc=DIR' if name.startswith('voc') else REAL_DATA}"
+    return f"{option} --length {length}" if length else option
 
 
 def _timing(record: Record) -> str:
