@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.spec import Row
 
 SEED = 0  # of random weights
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}  # of a form: what exports it and what runs it
 
 
 def build(subject: Subject, data: str, classes: int) -> Any:
@@ -61,6 +62,11 @@ def _resize(detector: Any, subject: Subject) -> None:
 
 def deployed(detector: Any, form: str, dtype: torch.dtype) -> Any:
     """The detector in one of the forms of DEPLOY, found by name as bench imports no implementation; UserError where that form cannot be."""
+    for package in PACKAGES.get(form, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UserError(f"@{form}: {package} is not installed; next: pip install {package}") from error
     module, function = DEPLOY[form]
     return getattr(importlib.import_module(module), function)(detector, dtype)
 

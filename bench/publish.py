@@ -81,6 +81,7 @@ def _refused(record: Record) -> str:
         "cost": f"leandet cost {record.paper}",
         "latency": f"leandet time {record.paper}.{record.row}",
         "training": f"leandet pace {record.paper}.{record.row}",
+        "deployed": f"leandet deploy {record.id.rpartition('.')[0]}",
     }.get(record.kind, f"leandet run {record.id}, or leandet attest {record.id}")
     return f"publish: {record.id} is stale, made by other code; not published; next: {again}"
 

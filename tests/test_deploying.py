@@ -49,6 +49,7 @@ def test_a_fused_run_finds_what_the_run_found(home: Path) -> None:
     assert record.samples["against"] == RUN
     run = read_record(home / "runs" / RUN / "record.json").digest
     assert record.digest == digests_of([Stored(record, None)], {RUN: run})[record.id]
+    assert record.context["artefact"] == {}, "it runs in torch and has no file"
     assert record.digest != digests_of([Stored(record, None)], {RUN: "made anew"})[record.id], "other weights, but it would stand"
 
 
@@ -81,6 +82,8 @@ def test_an_exported_run_finds_what_the_run_found(home: Path, runtime: str) -> N
     pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
     record, change = deploy(f"{RUN}@{runtime}", ONE)
     assert record.row == f"dense@{runtime}"
+    assert record.context["artefact"]["bytes"] > 100_000
+    assert "Conv" in record.context["artefact"]["operators"]
     assert all(abs(each.difference) < 1 for each in change.measured)
 
 
@@ -143,3 +146,79 @@ def test_a_cascade_is_not_exported_and_says_so_in_a_line(tmp_path: Path) -> None
     with pytest.raises(Unavailable, match="CascadeStage is not one pooling and one head, which are exported; take a row that is, or @fused"):
         export(detector, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+GSL = "pod.c4-r50-gsl.smoke.s0"
+
+
+@pytest.fixture
+def sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run with untrained weights whose head shares what it predicts between the regions of an image."""
+    from safetensors.torch import save_file
+
+    from bench.assemble import build_detector
+    from bench.catalogue import find_paper
+    from bench.scales import SCALES
+
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    folder = tmp_path / "runs" / GSL
+    folder.mkdir(parents=True)
+    detector = build_detector(find_paper("pod").row("c4-r50-gsl"), SCALES["smoke"], 10, seed=0)
+    save_file({name: tensor.contiguous() for name, tensor in detector.state_dict().items()}, folder / "weights.safetensors")
+    return tmp_path / "runs" / "deployed" / f"{GSL}@onnx.float32"
+
+
+def deploying(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
+    """The exit code of `leandet deploy` and its lines on standard error."""
+    import sys
+
+    from bench.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["leandet", "deploy", *words, "--device", "cpu", "--threads", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().err.splitlines()
+
+
+def test_a_form_that_a_detector_cannot_have_is_a_record(sampling: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
+    code, said = deploying(monkeypatch, capsys, f"{GSL}@onnx")
+    assert (code, len(said)) == (2, 1)
+    assert said[0].endswith("which a graph of region features cannot know; export FD")
+    record = read_record(sampling / "record.json")
+    assert (record.kind, record.status, record.row, record.samples) == ("deployed", "skipped", "c4-r50-gsl@onnx", {"against": GSL})
+    assert f"leandet: {record.reason}" == said[0]
+    assert not (sampling / "predictions.parquet").exists()
+
+
+@pytest.mark.parametrize(("form", "package"), [("onnx", "onnx"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_package_that_is_not_installed_is_said_and_no_record(
+    form: str, package: str, sampling: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is this machine's lack, not the detector's; a baseline, so that it is reached."""
+    import sys
+
+    from safetensors.torch import save_file
+
+    from bench.assemble import build_detector
+    from bench.catalogue import find_paper
+    from bench.scales import SCALES
+
+    if package != "onnx":
+        pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
+    run = "pod.c4-r50.smoke.s0"
+    folder = sampling.parents[1] / run
+    folder.mkdir()
+    detector = build_detector(find_paper("pod").row("c4-r50"), SCALES["smoke"], 10, seed=0)
+    save_file({name: tensor.contiguous() for name, tensor in detector.state_dict().items()}, folder / "weights.safetensors")
+    monkeypatch.setitem(sys.modules, package, None)
+    code, said = deploying(monkeypatch, capsys, f"{run}@{form}")
+    assert (code, len(said)) == (2, 1)
+    assert f"{package} is not installed; next: pip install {package}" in said[0]
+    assert not (sampling.parent).exists()
+
+
+def test_conditions_that_cannot_be_leave_no_record(sampling: Path) -> None:
+    with pytest.raises(UserError, match="graphs are exported in float32"):
+        deploy(f"{GSL}@onnx", Conditions(threads=1, device="cpu", precision="bfloat16"))
+    assert not sampling.exists()

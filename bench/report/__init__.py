@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from bench import places
 from bench.catalogue import printing
 from bench.claims import ClaimOutcome, decide
+from bench.deployed_table import CAPTION as DEPLOYED_CAPTION
+from bench.deployed_table import HEAD as DEPLOYED_HEAD
+from bench.deployed_table import deployed, print_deployed
+from bench.deployed_table import lines as deployed_lines
 from bench.evidence import Difference, Evidence
 from bench.leaderboard import Line, as_csv, lines
 from bench.records import Record, write_atomically
@@ -53,6 +57,7 @@ class Standing:
     differences: tuple[Difference, ...]
     titles: Mapping[str, str]  # of the papers, by key
     captions: Mapping[tuple[str, str], str]  # of the tables, by paper and id
+    stale: frozenset[str] = frozenset()  # ids of the records that other code made
 
 
 def judge(records: Sequence[Record], differences: Sequence[Difference] = (), digests: Mapping[str, str] | None = None) -> Standing:
@@ -73,6 +78,7 @@ def judge(records: Sequence[Record], differences: Sequence[Difference] = (), dig
         tuple(differences),
         {key: entry.published.title for key, entry in entries.items()},
         {(key, table.id): table.caption for key, entry in entries.items() for table in entry.published.tables},
+        frozenset(record.id for record in records if record.id in (digests or {}) and (digests or {})[record.id] not in record.digests),
     )
 
 
@@ -152,6 +158,7 @@ def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) 
 
     Where there are such records: latency.csv, pareto.csv and sweeps.csv too.
 
+    tables/ holds those of the papers and, for a paper with deployed runs, one of these.
     `audit`: what the page's section of that name says, each a title, a text and where to look it up. Drawings come from results/figures.
     """
     from bench.report.figures import drawings
@@ -164,6 +171,11 @@ def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) 
             rows = [cells(outcome) for outcome in found]
             files[f"tables/{paper}-{table}.csv"] = _csv(HEAD, rows)
             files[f"tables/{paper}-{table}.md"] = _markdown(standing.captions[paper, table], rows)
+    for paper in sorted(built):
+        forms = deployed_lines(deployed(standing.records, paper), standing.stale)
+        if forms:
+            files[f"tables/{paper}-deployed.csv"] = _csv(DEPLOYED_HEAD, forms)
+            files[f"tables/{paper}-deployed.md"] = _markdown(DEPLOYED_CAPTION, forms, DEPLOYED_HEAD)
     files["claims.csv"] = _csv(CLAIM_HEAD, [claim_cells(claim) for claim in standing.claims])
     files["leaderboard.csv"] = as_csv(standing.lines)
     timed = latencies(standing)
@@ -210,8 +222,8 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     return out.getvalue().encode()
 
 
-def _markdown(caption: str, rows: Sequence[Sequence[str]]) -> bytes:
-    head = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
+def _markdown(caption: str, rows: Sequence[Sequence[str]], names: Sequence[str] = HEAD) -> bytes:
+    head = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     body = ["| " + " | ".join(_escaped(text) for text in row) + " |" for row in rows]
     return "\n".join([_escaped(caption), "", *head, *body, ""]).encode()
 
@@ -230,6 +242,8 @@ def print_tables(standing: Standing, console: Console) -> None:
     """Every table that has a row of ours, its claims, and the count of outcomes."""
     for (paper, table), found in by_table(standing.outcomes).items():
         _print_outcomes(f"{paper} {table}. {standing.captions[paper, table]}", found, console)
+    for paper in dict.fromkeys(outcome.paper for outcome in standing.outcomes):
+        print_deployed(paper, deployed(standing.records, paper), standing.stale, console)
     print_claims(standing, console)
     console.print("cells: " + ", ".join(f"{word} {count}" for word, count in tally(standing.outcomes).items()), markup=False)
     console.print("claims: " + ", ".join(f"{word} {count}" for word, count in tally(standing.claims).items()), markup=False)

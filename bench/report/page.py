@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.deployed_table import deployed
+from bench.deployed_table import lines as deployed_lines
 from bench.evidence import RUNS, data_of, machine_of
 from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
@@ -100,6 +102,7 @@ def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
         "sweeps": [(each, [_ours(plot) for plot in each.plots]) for each in swept(standing.records)],
         "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
         "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),
+        "deployed": [line for key in sorted(standing.titles) for line in deployed_lines(deployed(standing.records, key), standing.stale)],
         "charts": [_ours(drawing) for drawing in curves(standing.records)],
         "drawings": beside.drawings, "audit": beside.audit,
         "sources": sources(standing.records), "environments": environments(standing.records),
