@@ -50,7 +50,7 @@ def lost(part, maps, *, places=3):
 
 
 def test_one_range_holds_all():
-    """0 to 127 at 0.1 from -1 (zero point 10) is -1 to 11.7; at 0.2 from 0 it is 0 to 25.4. Together -1 to 25.4: 26.4 / 127 a step, -1 is 5 of them."""
+    """0 to 127 at 0.1 from -1 (zero point 10) is -1 to 11.7; at 0.2 from 0 it is 0 to 25.4. Together -1 to 25.4: 26.4 / 127 a step, -1 is 5."""
     scale, zero = union([(0.1, 10.0), (0.2, 0.0)])
     assert scale == pytest.approx(26.4 / 127)
     assert zero == 5.0

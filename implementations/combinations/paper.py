@@ -44,7 +44,7 @@ def detector(name: str) -> Part:
 
 
 def compression(name: str) -> Part:
-    """What a row of Compressed Object Detection does, to any detector: its paper.py's `onto`, or on int8 kernels `eight_bits_onto`, with its arguments."""
+    """What a row of Compressed Object Detection does, to any detector: its paper.py's `onto` (int8: `eight_bits_onto`) with its arguments."""
     paper, arguments = _module(name.partition(".")[0]), _row(name).arguments
     return Part(name, paper.eight_bits_onto if arguments.get("precision") == "int8" else paper.onto, arguments)
 

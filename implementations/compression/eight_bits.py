@@ -1,7 +1,7 @@
 """8-bit weights and activations where a layer is used several times, as the proposal network's is on every level of a pyramid.
 
 torch.ao gives such a layer one int8 kernel, whose answers all have the range of its last use. With FPN that is the coarsest level, where activations
-are small: on the finer ones they were cut off, and objectness lost more than half of itself. Here the ranges of all uses are joined after calibration.
+are small: on the finer ones they were cut off, and objectness lost more than half of itself. Here the ranges of all uses are joined.
 """
 
 from __future__ import annotations
