@@ -23,6 +23,7 @@ from bench.speedup import source_of as timed_against
 from bench.types import Unavailable, UserError, detect
 from implementations.combinations.paper import PAPER, Part
 from implementations.compression.blocks import layers_of
+from implementations.compression.eight_bits import EightBits
 from implementations.compression.elsewhere import Elsewhere, compress_elsewhere, joined, ranges_apart
 from implementations.compression.int8 import Int8Part
 from implementations.compression.model import Compression
@@ -288,7 +289,8 @@ def test_a_plan_names_what_was_pruned_before_at_the_precision_of_now():
 
 def test_the_plan_on_the_detector_answers_as_a_compression_does(folder):
     found, _ = made("condensed-pruned-int8", folder)
-    assert isinstance(found.compression, Elsewhere)
+    assert isinstance(found.compression, EightBits)
+    assert isinstance(found.compression.plan, Elsewhere)
     assert found.compression.bits == (8, 8)
     assert found.compression.faster
     assert found.compression.images == 64

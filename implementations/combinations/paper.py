@@ -44,8 +44,9 @@ def detector(name: str) -> Part:
 
 
 def compression(name: str) -> Part:
-    """What a row of Compressed Object Detection does, to any detector: its paper.py's `onto`, with the row's own arguments."""
-    return Part(name, _module(name.partition(".")[0]).onto, _row(name).arguments)
+    """What a row of Compressed Object Detection does, to any detector: its paper.py's `onto` (int8: `eight_bits_onto`) with its arguments."""
+    paper, arguments = _module(name.partition(".")[0]), _row(name).arguments
+    return Part(name, paper.eight_bits_onto if arguments.get("precision") == "int8" else paper.onto, arguments)
 
 
 def deployed(name: str) -> Part:

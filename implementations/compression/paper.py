@@ -30,11 +30,25 @@ def compressed(request: Request, **arguments: Any) -> Any:
     return build_compressed(request, **arguments)
 
 
+def eight_bits(request: Request, **arguments: Any) -> Any:
+    """Another row's detector on int8 kernels; arguments are those of model.build_compressed."""
+    from implementations.compression.eight_bits import build_eight_bits
+
+    return build_eight_bits(request, **arguments)
+
+
 def onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
     """What a row's arguments say, done to a detector of another paper, in place."""
     from implementations.compression.elsewhere import compress_elsewhere
 
     return compress_elsewhere(found, **plan)
+
+
+def eight_bits_onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - as above
+    """What the arguments of a row on int8 kernels say, done to a detector of another paper, in place."""
+    from implementations.compression.eight_bits import eight_bits_elsewhere
+
+    return eight_bits_elsewhere(found, **plan)
 
 
 def backbone(request: Request) -> Any:
@@ -83,8 +97,8 @@ _SMALLER = (
 
 def _after(key: str, title: str, source: str = "dense", **plan: Any) -> Row:
     """Another row's detector with more done to it."""
-    arguments = MappingProxyType({"source": source, **plan})
-    return Row(key, title, WILDLIFE, compressed, arguments, recipe=ONE_SHOT, needs=(source,), reference="dense")
+    arguments, build = MappingProxyType({"source": source, **plan}), eight_bits if plan.get("precision") == "int8" else compressed
+    return Row(key, title, WILDLIFE, build, arguments, recipe=ONE_SHOT, needs=(source,), reference="dense")
 
 
 _EIGHT_BITS = (
