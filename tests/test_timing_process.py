@@ -100,23 +100,8 @@ def test_a_form_that_a_detector_cannot_have_is_its_own_failure_and_the_others_ar
 
     pytest.importorskip("onnx", reason="needs the group `deploy`: pip install onnx onnxruntime openvino")
     monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
-    words = [
-        "time",
-        "pod.c4-r50",
-        "pod.c4-r50-gsl@onnx",
-        "--tier",
-        "smoke",
-        "--quick",
-        "--images",
-        "1",
-        "--rois",
-        "4",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    monkeypatch.setattr(sys, "argv", ["leandet", *words])
+    words = "leandet time pod.c4-r50 pod.c4-r50-gsl@onnx --tier smoke --quick --images 1 --rois 4 --threads 1 --device cpu"
+    monkeypatch.setattr(sys, "argv", words.split())
     with pytest.raises(SystemExit) as ended:
         main()
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leandet: pod.c4-r50-gsl.smoke@onnx: onnxruntime: ")]
