@@ -41,21 +41,34 @@ def images_of_row(run: Run, row: Row | None) -> int:
 
 
 def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
-    """Do the runs in this process, in order; what stands is left as it is."""
+    """Do the runs in this process, in order; what stands is left as it is.
+
+    A run that cannot be done keeps none from being done but those that need it; UserError at the end says why, each reason once.
+    """
     todo = remaining(runs)
     if not todo:
         return
     check_data(todo)
     from bench.execute import Setup, execute
 
+    undone: dict[str, str] = {}
     with showing(quiet=quiet) as show:
         for run in todo:
+            without = [need for need in run.needs if need in undone]
+            if without:
+                undone[run.id] = undone[without[0]]
+                continue
             if _attested(run, show):
                 continue
             place, whole = _place(run, runs)
             later = sum(images_of(other) for other in remaining(whole) if other.id != run.id)
             progress = Progress(run.id, place, later, show)
-            execute(run, Setup(built(), choice.init, progress))
+            try:
+                execute(run, Setup(built(), choice.init, progress))
+            except UserError as error:
+                undone[run.id] = str(error)
+    if undone:
+        raise UserError("; ".join(dict.fromkeys(undone.values())))
 
 
 def check_data(runs: Sequence[Run]) -> None:

@@ -275,12 +275,12 @@ def download(
 
 @app.command()
 def draw(
-    name: Annotated[str, typer.Argument(help="The id of a run of a row with a condensed head.")],
+    name: Annotated[str, typer.Argument(help="The id of a run of a row with a condensed head; of POD's GSL rows one or more, by commas.")],
     out: Annotated[str, typer.Argument(help="The PNG to write.")],
     data: DataText = "",
     image: Annotated[int, typer.Option("--image", help="Which image of the test split.")] = 0,
 ) -> None:
-    """Draw the key parts that a run has discovered, and its global activation, on one test image (Figures 3 and 5)."""
+    """Draw what runs have learnt: a condensed head's key parts and activation on one test image, or the scales of POD's GSL rows."""
     from bench.drawing import draw_run
 
     say(draw_run(name, Path(out), data, image))

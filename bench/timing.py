@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from bench.subjects import Conditions, Subject, check
-from bench.timing_worker import PATIENCE_S, Died, Worker
+from bench.timing_worker import PATIENCE_S, Died, Refused, Worker
 from bench.types import UserError
 from bench.watching import Seen, Watch, load_average
 
@@ -42,6 +42,7 @@ class Lane:
     findings: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what went wrong after the timing, which stands all the same
     failed: str = ""
+    refused: bool = False  # it failed as it cannot have the form that was asked for
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
         """The answer; empty once the process has failed, and then the others go on."""
@@ -50,7 +51,7 @@ class Lane:
         try:
             return self.worker.ask(do, **details)
         except Died as died:
-            self.failed = str(died)
+            self.failed, self.refused = str(died), isinstance(died, Refused)
             return {}
 
 

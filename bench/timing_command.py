@@ -14,12 +14,16 @@ from bench.types import UserError
 
 
 def time_rows(names: Sequence[str], tier: str, conditions: Conditions, manner: Manner, *, as_json: bool = False) -> bool:
-    """Time the named detectors together, keep and print their records; whether none failed and no audit found anything."""
+    """Time the named detectors together, keep and print their records; whether none failed and no audit found anything.
+
+    UserError at the end for those that cannot have the form asked for; the others are timed before.
+    """
     if manner.patience_s <= 0:
         raise UserError(f"--timeout {manner.patience_s:g}: allowed: more than 0 seconds")
     subjects = [find_subject(name, tier, conditions.data) for name in names]
     with showing(quiet=as_json) as show:
-        records = keep(time_subjects(subjects, conditions, manner, show))
+        session = time_subjects(subjects, conditions, manner, show)
+    records = keep(session)
     if as_json:
         print(json.dumps([asdict(record) for record in records], indent=1))  # noqa: T201 - the command's answer
     else:
@@ -28,4 +32,7 @@ def time_rows(names: Sequence[str], tier: str, conditions: Conditions, manner: M
         from bench.timing_table import print_latencies
 
         print_latencies(records, Console())
+    refused = [f"{lane.subject.label}: {lane.failed}" for lane in session.lanes if lane.refused]
+    if refused:
+        raise UserError("; ".join(refused))
     return all(record.status == "ok" and record.context["audits"] in ("not asked for", []) for record in records)

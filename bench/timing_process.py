@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.datasets.source import parse_data
 from bench.subjects import PREDICTIONS, Conditions, Subject, check, run_of
-from bench.types import UserError
+from bench.types import Unavailable, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +200,7 @@ REQUESTS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 
 def serve() -> None:
-    """Answer until the input ends: {"ok": ...}, {"user": a mistake in a line} or {"error": the last line of a traceback}."""
+    """Answer until the input ends: {"ok": ...}, {"user": a mistake in a line}, {"refused": why not in this form} or {"error": a traceback's end}."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     opened: Opened | None = None
@@ -215,7 +215,8 @@ def serve() -> None:
                 assert opened is not None, f"{name} before open"
                 said = {"ok": REQUESTS[name](opened, **details)}
         except UserError as error:
-            said = {"user": {"text": str(error)}}
+            refused = isinstance(error.__cause__, (Unavailable, ImportError))  # this detector's or this machine's lack: the others go on
+            said = {"refused" if refused else "user": {"text": str(error)}}
         except Exception as error:  # noqa: BLE001 - one detector's fault is its own row's result
             traceback.print_exc()
             said = {"error": {"text": f"{type(error).__name__}: {error}"}}

@@ -29,6 +29,10 @@ class Died(Exception):  # noqa: N818 - a state of a process, not a fault of ours
     """A measured process ended, hung or failed; the text says how, with its last lines, in one line."""
 
 
+class Refused(Died):
+    """The detector cannot have the form that was asked for, here or at all; the text says why and what to do."""
+
+
 class Worker:
     """One measuring process. `source` is the checkout whose code it runs."""
 
@@ -57,7 +61,7 @@ class Worker:
         return self.ask("open", subject=asdict(self.subject), conditions=asdict(self.conditions))
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """The answer to a request; UserError where it is the user's mistake, Died where there is none."""
+        """The answer to a request; UserError where it is the user's mistake, Refused for a form that cannot be, Died where there is none."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
@@ -67,6 +71,8 @@ class Worker:
         answer = json.loads(self._line(do))
         if "user" in answer:
             raise UserError(answer["user"]["text"])
+        if "refused" in answer:
+            raise Refused(_one_line(answer["refused"]["text"]))
         if "error" in answer:
             raise Died(_one_line(answer["error"]["text"]))
         given: dict[str, Any] = answer["ok"]

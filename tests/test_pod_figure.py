@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench.derive import keep
+from bench.drawing import draw_run
 from bench.types import UserError
 from implementations.pod.figure_6 import blocks_in, draw, read_runs
 
@@ -43,3 +44,20 @@ def test_what_cannot_be_drawn_says_why(tmp_path):
         read_runs({"a": tmp_path}, "test")
     with pytest.raises(UserError, match="no averaged scales were given"):
         draw({"a": {}}, tmp_path / "x.png")
+
+
+def test_runs_are_drawn_by_their_ids(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    ids = [f"pod.{row}.proxy.s0" for row in ("c4-r50-gsl", "retina-r50-gsl")]
+    for name, averages in zip(ids, (C4, FPN), strict=True):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        keep({"scales": {"train": averages}}, tmp_path / "runs" / name)
+    said = draw_run(",".join(ids), tmp_path / "figure.png", "", 0)
+    assert said == f"{tmp_path / 'figure.png'}: the scales of 4 blocks, learnt by {ids[0]}, {ids[1]}"
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    with pytest.raises(UserError, match=r"derived.json: missing; .*next: leandet run pod.c4-r50.proxy.s0"):
+        draw_run("pod.c4-r50.proxy.s0", tmp_path / "none.png", "", 0)
+    with pytest.raises(UserError, match=r"runs of several papers; allowed: those of one"):
+        draw_run(f"{ids[0]},condensing.k16-l5.proxy.s0", tmp_path / "none.png", "", 0)
+    with pytest.raises(UserError, match=r"condensing draws one run at a time"):
+        draw_run("condensing.k16-l5.proxy.s0,condensing.k16-l5.proxy.s1", tmp_path / "none.png", "", 0)

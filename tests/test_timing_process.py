@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from bench.catalogue import find_paper
 from bench.detectors import weights_hash
 from bench.meters.latency import time_image
 from bench.metrics.store import write_predictions
+from bench.records import read_record
 from bench.scales import SCALES
 from bench.subjects import PREDICTIONS, WEIGHTS, Conditions, Subject, find_subject
 from bench.timing_process import audits, facts, image_list, macs, measure, memory, open_detector, warm
@@ -89,3 +91,23 @@ def test_multiply_adds_are_counted_for_so_many_rois(opened):
     few, many = macs(opened, size=(64, 64), rois=10), macs(opened, size=(64, 64), rois=20)
     assert many["macs_g"] - few["macs_g"] == pytest.approx(10 * few["macs_per_roi_g"])
     assert few["macs_g"] == pytest.approx(few["macs_fixed_g"] + 10 * few["macs_per_roi_g"])
+
+
+@pytest.mark.slow
+def test_a_form_that_a_detector_cannot_have_is_its_own_failure_and_the_others_are_timed(monkeypatch, capsys, tmp_path):
+    """Through the command: the first is timed, its record and the other's refusal are kept, and the end is one line and exit code 2."""
+    from bench.cli import main
+
+    pytest.importorskip("onnx", reason="needs the group `deploy`: pip install onnx onnxruntime openvino")
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    words = "leandet time pod.c4-r50 pod.c4-r50-gsl@onnx --tier smoke --quick --images 1 --rois 4 --threads 1 --device cpu"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("leandet: pod.c4-r50-gsl.smoke@onnx: onnxruntime: ")]
+    assert ended.value.code == 2
+    assert [line.endswith("which a graph of region features cannot know; export FD") for line in said] == [True]
+    records = {record.row: record for record in map(read_record, (tmp_path / "runs" / "latency").rglob("*.json"))}
+    assert {row: record.status for row, record in records.items()} == {"c4-r50": "ok", "c4-r50-gsl@onnx": "failed"}
+    assert "export FD" in records["c4-r50-gsl@onnx"].reason
+    assert "whole_ms" in records["c4-r50"].values
