@@ -33,10 +33,12 @@ FORMS = (
     "PAPER.ROW (as in condensing.fpn-r50), a run's id (condensing.fpn-r50.proxy.s0), FILE.py:FUNCTION, a function that makes a detector, "
     f"or {adapters.FORMS}"
 )
-# Forms that a detector is timed in, as in condensing.fpn-r50@fused, and what makes them: oneDNN's fused kernels, torch.compile's, other runtimes.
+# Forms that a detector is timed in, as in condensing.fpn-r50@fused, and what makes them: oneDNN's fused kernels (kept: MimicDet's,
+# its S-head at the kept positions alone), torch.compile's, other runtimes.
 DEPLOY: Mapping[str, Place] = MappingProxyType(
     {
         "fused": ("implementations.layers.fused", "fused"),
+        "kept": ("implementations.mimicdet.deployment", "kept"),
         "compiled": ("implementations.layers.compiled", "compiled"),
         "onnx": ("implementations.adapters.onnx", "form"),
         "openvino": ("implementations.adapters.openvino", "form"),

@@ -6,6 +6,8 @@ its channels last, which torch's `embedding_bag` does in vectors and on all thre
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,6 +52,23 @@ def sampled(x: Tensor, offsets: Tensor, kernel: int) -> Tensor:
     table = rows_of(x).flatten(0, 1)
     read = F.embedding_bag((index + first).view(-1, 4), table, mode="sum", per_sample_weights=weights.view(-1, 4))
     return read.view(batch, height * width, -1)
+
+
+def sampled_at(x: Tensor, offsets: Tensor, image: Tensor, place: Tensor) -> Tensor:
+    """What the taps of some positions read: a map (B, C, H, W), of each position its offsets (M, K, 2), its image (M,) and its place in H * W (M,).
+
+    Gives (M, K * C), tap by tap: the rows of `sampled` at these positions.
+    """
+    _, channels, height, width = x.shape
+    kernel = math.isqrt(offsets.shape[1])
+    taps = torch.arange(kernel, device=x.device) - kernel // 2
+    tap_y, tap_x = (axis.flatten() for axis in torch.meshgrid(taps, taps, indexing="ij"))
+    lines, line_weights = _line(offsets[..., 0] + ((place // width)[:, None] + tap_y), height)
+    columns, column_weights = _line(offsets[..., 1] + ((place % width)[:, None] + tap_x), width)
+    index = (image * (height * width))[:, None, None, None] + lines[..., :, None] * width + columns[..., None, :]
+    weights = line_weights[..., :, None] * column_weights[..., None, :]
+    read = F.embedding_bag(index.view(-1, 4), rows_of(x).flatten(0, 1), mode="sum", per_sample_weights=weights.view(-1, 4))
+    return read.view(len(place), offsets.shape[1] * channels)
 
 
 class DeformableConv(nn.Module):

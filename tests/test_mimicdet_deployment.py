@@ -1,0 +1,97 @@
+"""The student that aligns at the kept positions alone answers as the one that aligns everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.assemble import build_detector
+from bench.catalogue import built
+from bench.scales import SCALES
+from bench.types import UserError, detect
+from implementations.layers.deformable import sampled, sampled_at
+from implementations.layers.fused import available
+from implementations.mimicdet import deployment
+from implementations.mimicdet.deployment import kept
+
+PAPER = built()["mimicdet"]
+needs_kernels = pytest.mark.skipif(not available(), reason="this build of torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def student(key: str) -> nn.Module:
+    """A detector whose heads say something, whose offsets reach over several cells, and whose norms are none that could be forgotten."""
+    detector: nn.Module = build_detector(PAPER.row(key), SCALES["smoke"], 5, seed=3).eval()
+    for layer in detector.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.1)
+    for parameter in (*detector.refinement.parameters(), *detector.regions.student.parameters()):  # type: ignore[union-attr, operator]
+        nn.init.normal_(parameter, std=0.15)
+    return detector
+
+
+def pictures() -> list[torch.Tensor]:
+    return [torch.rand(3, 96, 128), torch.rand(3, 128, 90)]
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_samples_of_some_positions_are_those_of_all(kernel: int) -> None:
+    torch.manual_seed(0)
+    x, offsets = torch.randn(2, 4, 6, 9), 3 * torch.randn(2, 54, kernel**2, 2)
+    image, place = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([0, 53, 7, 20, 7])
+    assert torch.equal(sampled_at(x, offsets[image, place], image, place), sampled(x, offsets, kernel)[image, place])
+
+
+@needs_kernels
+@pytest.mark.parametrize("key", ["conv", "deform", "guided", "mimicdet", "light", "deployed-r101-800"])
+def test_the_form_answers_as_the_detector(key: str) -> None:
+    torch.manual_seed(1)
+    detector, images = student(key), pictures()
+    with torch.inference_mode():
+        batch = detector.prepare(images)  # type: ignore[operator]
+        before, form = detector.network(batch).answers, kept(detector)  # type: ignore[operator]
+        after = form.network(batch).answers  # type: ignore[operator]
+        assert after.counts == before.counts
+        torch.testing.assert_close(after.rois, before.rois, atol=1e-3, rtol=0)
+        torch.testing.assert_close(after.scores, before.scores, atol=1e-4, rtol=0)
+        torch.testing.assert_close(after.deltas, before.deltas, atol=1e-4, rtol=1e-4)
+        assert after.scores.std() > 1e-3
+        assert len(form.finish(form.network(batch))) == len(images)  # type: ignore[operator]
+
+
+@needs_kernels
+def test_only_kept_positions_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, looked = student("mimicdet"), []
+
+    def counted(x: torch.Tensor, offsets: torch.Tensor, image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        looked.append(len(place))
+        return sampled_at(x, offsets, image, place)
+
+    monkeypatch.setattr(deployment, "sampled_at", counted)
+    with torch.inference_mode():
+        detect(kept(detector), pictures()[:1])  # type: ignore[arg-type]
+    assert sum(looked) == SCALES["smoke"].proposals[1]
+
+
+@needs_kernels
+def test_it_answers_in_bfloat16_and_its_detector_stays_as_it_was() -> None:
+    detector = student("mimicdet")
+    names = set(detector.state_dict())
+    form = kept(detector, torch.bfloat16)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert len(detect(form, pictures())) == 2  # type: ignore[arg-type]
+    assert set(detector.state_dict()) == names
+    assert not [name for name in form.state_dict() if "teacher" in name or "lateral2" in name]
+
+
+@pytest.mark.parametrize("detector", [nn.Linear(2, 2), "teacher-r50"])
+def test_what_has_no_student_is_refused(detector: nn.Module | str) -> None:
+    given = build_detector(PAPER.row(detector), SCALES["smoke"], 5, seed=0) if isinstance(detector, str) else detector
+    with pytest.raises(UserError, match="no S-head that answers"):
+        kept(given)
