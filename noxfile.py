@@ -66,6 +66,13 @@ def slow(session: nox.Session) -> None:
 
 
 @chore
+def transformers(session: nox.Session) -> None:
+    """Detectors of Hugging Face's transformers, which leandet needs for nothing else: without its group their tests are left out."""
+    set_up(session, "tests", "transformers")
+    run(session, "pytest", "tests/test_transformers.py", "--durations=5", *session.posargs)
+
+
+@chore
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format."""
     set_up(session, "lint")

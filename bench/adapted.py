@@ -23,21 +23,22 @@ BACKBONE = "R50"  # named because a row names one; the model brings its own, so 
 def adapted_paper(name: str, *, init: Path | None = None) -> Paper:
     """A paper of one row, the detector of that name; `init`: a file with the state that it starts from, else random weights.
 
-    The row rests on the adapter's source and on its framework's versions.
+    The row rests on the adapter's source, on its framework's versions, and on the files behind the name, where it names any.
     """
     adapter = adapters.known_name(name)
     key, row = Subject(name).place
     row = f"{row}-trained"  # what is measured as it was given is another row
     settings = {"name": name, "versions": tuple(sorted(adapters.framework_versions(adapter).items())), "adapter": adapter.build}
+    settings["source"] = adapters.source_of(name)
     # With `init` its builder reads the file; without, it needs no pretrained backbone of ours
     start: Any = "builder" if init else "needs"
     made = Row(row, f"{adapter.title}: {name}", Setting("", 0, *SIDES, BACKBONE), build_row, settings, start=start)
     return Paper(key, adapter.title, (made,), (), ())
 
 
-def build_row(request: Request, *, name: str, versions: tuple[tuple[str, str], ...], adapter: Callable[..., Any]) -> Any:
+def build_row(request: Request, *, name: str, versions: tuple[tuple[str, str], ...], adapter: Callable[..., Any], source: str) -> Any:
     """The detector at the tier's pixels, for the data's classes; Unavailable, which reaches the table, for one that does not learn."""
-    del versions, adapter  # are there for the digest
+    del versions, adapter, source  # are there for the digest
     sides = (round(request.scale.pixels(request.setting.min_px)), round(request.scale.pixels(request.setting.max_px)))
     sides = (max(32, sides[0]), max(32, sides[1]))
     detector = adapters.build_adapted(name, classes=request.classes, size=sides, weights=request.inputs.get(PRETRAINED))

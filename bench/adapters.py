@@ -7,15 +7,17 @@ An adapter is one value, `Adapter`. Ours stand in `implementations/adapters`; an
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.machine import installed
 from bench.types import Unavailable, UserError
 
 BUILT_IN = ("torchvision", "mmdet", "detectron2", "transformers", "onnx", "openvino", "python")
@@ -52,10 +54,25 @@ class Adapter:
     install: str  # what to type where they are not
     names: Callable[[], tuple[str, ...]]  # those that it can build; empty where any path or module goes
     build: Callable[[Wanted], Any]  # a Detector; UserError or Unavailable, in one line, for what it cannot
+    bounds: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # package -> (from this version, below that one) where not every one will do
 
     def missing(self) -> tuple[str, ...]:
         """The packages that it needs and that are not here."""
         return tuple(package for package in self.needs if not _there(package))
+
+    def unfit(self) -> str:
+        """What keeps it from being used here, in words: packages that are not there, or of a version that it is not written for; empty: nothing."""
+        missing = self.missing()
+        if missing:
+            return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+        given = {package: installed(package) for package in self.bounds}
+        wrong = [package for package, (least, below) in self.bounds.items() if not _number(least) <= _number(given[package]) < _number(below)]
+        return "; ".join(f"{each} {given[each]} is installed; allowed: from {self.bounds[each][0]} to below {self.bounds[each][1]}" for each in wrong)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """(5, 20) of "5.20.1.dev0": what decides whether a version fits; nothing of a text without numbers."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _there(package: str) -> bool:
@@ -124,9 +141,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def ready_adapter(name: str) -> Adapter:
     """The adapter of a name, its framework installed; UserError says what to type where it is not."""
     adapter = find_adapter(parts_of(name)[0])
-    missing = adapter.missing()
-    if missing:
-        raise UserError(f"{name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; next: {adapter.install}")
+    unfit = adapter.unfit()
+    if unfit:
+        raise UserError(f"{name}: {unfit}; next: {adapter.install}")
     return adapter
 
 
@@ -178,8 +195,32 @@ def size_of(text: str) -> tuple[int, int] | None:
     return sides
 
 
+# ---- what a detector of an adapter rests on
+
+
 def framework_versions(adapter: Adapter) -> dict[str, str]:
     """The version of each package that the adapter rests on."""
-    from bench.machine import installed
-
     return {package: installed(package) for package in adapter.needs}
+
+
+def source_of(name: str) -> str:
+    """SHA-256 of what stands behind a name and may change under it: a file, a folder's files, somebody's package; empty where a version says it."""
+    files = _files_of(*parts_of(name))
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return total.hexdigest() if files else ""
+
+
+def _files_of(key: str, rest: str) -> list[Path]:
+    path = Path(rest)
+    if key not in {"torchvision", "python"} and path.exists():
+        return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    module = rest.rpartition(":")[0] if key == "python" else ""
+    point = entry_points(DETECTORS).get(rest) if key == "python" else entry_points(GROUP).get(key) if key not in BUILT_IN else None
+    top = (point.module if point else module).partition(".")[0]
+    spec = importlib.util.find_spec(top) if top else None
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    return sorted(file for folder in folders for file in folder.rglob("*.py")) or ([Path(spec.origin)] if spec.origin else [])

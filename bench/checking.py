@@ -14,12 +14,15 @@ SIZE = "160x224"  # small, so that it takes seconds
 
 def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[list[str], int]:
     """(a line a rule, number of broken rules) for the detector of that name; UserError where there is none, or it cannot be built."""
+    import torch
+
     from bench.contract import examine
-    from bench.detectors import build
+    from bench.detectors import build, deployed
 
     subject = _subject(name, size, weights, classes)
     try:
         detector = build(subject, "", subject.classes or CLASSES)
+        detector = deployed(detector, subject.form, torch.float32) if subject.form else detector
     except UserError:
         raise
     except Exception as error:  # a file's function: anything may happen in it
@@ -52,8 +55,9 @@ def adapter_lines() -> list[str]:
         except UserError as error:
             lines.append(f"{key:13} broken         {error}")
             continue
-        missing = adapter.missing()
-        state, rest = ("not installed", f"; next: {adapter.install}") if missing else ("installed", "")
+        unfit = adapter.unfit()
+        state = "not installed" if adapter.missing() else "unfit" if unfit else "installed"
+        rest = f"; {unfit}; next: {adapter.install}" if unfit else ""
         lines.append(f"{key:13} {state:14} {adapter.title}, as in {adapter.example}{rest}")
     for group, what in ((adapters.DETECTORS, "detector, as python:{0}"), (adapters.DATASETS, "dataset, as --data {0}=...")):
         lines += [f"{name:13} {'added':14} {what.format(name)}, by {point.value}" for name, point in sorted(adapters.entry_points(group).items())]

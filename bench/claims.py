@@ -276,7 +276,7 @@ class Case:
 
     def _plain_difference(self, row: str, reference: str, measure: str) -> float | None:
         tier = self.evidence.tier(row)
-        ours, theirs = self.evidence.mean(row, tier, measure), self.evidence.mean(reference, tier, measure)
+        ours, theirs = self.evidence.mean(row, tier, measure, reference), self.evidence.mean(reference, tier, measure, row)
         return None if ours is None or theirs is None else ours - theirs
 
     # ---- what a net learnt and a Derive step measured

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import cli_reading
 from bench.cli_app import AsJson, DataText, Init, Quiet, Rows, Seeds, Tier, app, say
-from bench.detector_commands import check, equivalence, measure
 from bench.leaderboard_command import Committed, board
 from bench.types import UserError
 
@@ -284,12 +282,7 @@ def draw(
     say(draw_run(name, Path(out), data, image))
 
 
-import bench.cli_measuring  # noqa: E402, F401 - its commands register themselves, after those above
-
-for detector_command in (measure, check, equivalence):
-    app.command()(detector_command)
-app.command()(cli_reading.audit)
-app.command()(cli_reading.pareto)
+from bench import cli_detectors, cli_measuring, cli_reading  # noqa: E402, F401 - their commands register themselves, after those above
 
 
 def main() -> None:
@@ -298,6 +291,12 @@ def main() -> None:
         app()
     except UserError as error:
         typer.echo(f"leandet: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = error.filename or "what was being written"  # a full disk names no file
+        typer.echo(f"leandet: {place}: {error.strerror}; give a place that is there, may be written and has space", err=True)
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "TrainingError":  # named, since importing it would import torch

@@ -9,22 +9,24 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+from bench.cli_app import AsJson, app, say
 
 
+@app.command()
 def audit(paper: Annotated[str, typer.Argument(help="A paper's key; without one, all of them.")] = "", as_json: AsJson = False) -> None:
     """Where the papers contradict themselves, copy, or show nowhere what they say: each finding computed from the published cells."""
     from bench.audit import asked, findings, print_findings
 
     found = findings(paper)
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in found], indent=1))
+        say(json.dumps([asdict(each) for each in found], indent=1))
         return
     from rich.console import Console
 
     print_findings(found, asked(paper), Console())
 
 
+@app.command()
 def pareto(  # noqa: PLR0913, PLR0917 - a command's options are its words
     tier: Annotated[str, typer.Option("--tier", help="Whose accuracies: smoke, proxy, real or paper.")] = "proxy",
     data: Annotated[str, typer.Option("--data", help="What they were tested on, as for `leandet run`.")] = "scenes-v1",

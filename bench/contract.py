@@ -272,7 +272,9 @@ def why_not(detector: Any) -> str:
     """Why a detector does not learn; empty where it does, as far as shows without trying."""
     if not isinstance(detector, nn.Module):
         return str(getattr(detector, "why_not", "it is no nn.Module"))
-    return "" if type(detector).forward is not nn.Module.forward else "it has no forward(images, targets) that gives losses"
+    if type(detector).forward is nn.Module.forward:
+        return "it has no forward(images, targets) that gives losses"
+    return "" if any(parameter.requires_grad for parameter in detector.parameters()) else "none of its parameters is trainable (requires_grad)"
 
 
 def _losses(detector: Any, classes: int | None, size: tuple[int, int]) -> Iterator[Finding]:

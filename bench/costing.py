@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from bench import machine, places
 from bench.plan import cost_digest
 from bench.records import Record, read_record, write_record
-from bench.spec import Paper
+from bench.spec import Paper, Row
 
 
 def costs_of(paper: Paper) -> tuple[Record, ...]:
@@ -15,6 +18,17 @@ def costs_of(paper: Paper) -> tuple[Record, ...]:
     return kept if len(kept) == len(found) else _counted(paper)
 
 
+def cost_of(paper: Paper, row: Row) -> Record:
+    """The cost of one row that is not quoted, from the folder where it stands; the others are left alone."""
+    digest = cost_digest(paper, row)
+    found = _stored(f"{paper.key}.{row.key}.cost", digest)
+    if found is not None:
+        return found
+    from bench.cost import cost_record
+
+    return _kept([cost_record(paper, row, digest=digest)])[0]
+
+
 def _stored(name: str, digest: str) -> Record | None:
     path = places.costs() / f"{name}.json"
     record = read_record(path) if path.exists() else None
@@ -22,13 +36,17 @@ def _stored(name: str, digest: str) -> Record | None:
 
 
 def _counted(paper: Paper) -> tuple[Record, ...]:
-    from dataclasses import replace
     from functools import partial
 
     from bench.cost import cost_records
 
+    return _kept(cost_records(paper, digest=partial(cost_digest, paper)))
+
+
+def _kept(counted: Iterable[Record]) -> tuple[Record, ...]:
+    """The records, told what made them, and written."""
     made = machine.source_state() | {"versions": machine.versions()}
-    records = tuple(replace(record, context=dict(record.context) | made) for record in cost_records(paper, digest=partial(cost_digest, paper)))
+    records = tuple(replace(record, context=dict(record.context) | made) for record in counted)
     for record in records:
         write_record(record, places.costs() / f"{record.id}.json")
     return records

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from bench import machine, places
 from bench.comparing import compare_results
+from bench.digest import digest
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
 from bench.plan import metrics_digest
 from bench.progress import showing
 from bench.records import Record, write_record
 from bench.subjects import Conditions, find_subject, run_of
-from bench.timing_records import subject_digest
+from bench.timing_records import current_digest
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -37,9 +38,15 @@ def deploy(name: str, conditions: Conditions) -> tuple[Record, Comparison]:
     record = _tested(subject, replace(conditions, images=1), folder / "predictions.parquet")
     found = compare_results(str(folder / "predictions.parquet"), run.id, conditions.data, TESTED)
     change = {f"{one.measure.lower().replace(' ', '_')}_change": [one.difference, one.low, one.high] for one in found.measured}
-    record = replace(record, samples={"change": change, "against": run.id})
+    record = replace(record, samples={"change": change, "against": run.id}, digest=deployed_digest(record, run.digest))
     write_record(record, folder / "record.json")
     return record, found
+
+
+def deployed_digest(record: Record, run: str) -> str:
+    """What a deployed record rests on: its run, of that digest, and the source of its form and row. Empty for a row that is gone."""
+    form = current_digest(record)
+    return digest({"run": run, "form": form}, {}) if form else ""
 
 
 def _tested(subject: Subject, conditions: Conditions, path: Any) -> Record:
@@ -67,7 +74,7 @@ def _tested(subject: Subject, conditions: Conditions, path: Any) -> Record:
     paper, _, tier = subject.name.split(".")[:3]
     run = run_of(subject, conditions.data)
     name = f"{subject.label}.{conditions.precision}"
-    return Record(name, "deployed", paper, subject.row, tier, run.seed, "ok", "", subject_digest(subject), values, context=context)
+    return Record(name, "deployed", paper, subject.row, tier, run.seed, "ok", "", "", values, context=context)
 
 
 def in_json(record: Record) -> str:

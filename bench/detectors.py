@@ -70,7 +70,10 @@ def _trained(run: Run, row: Row, classes: int) -> Any:
     folders = {need.split(".")[1]: places.run_folder(need) for need in run.needs if not need.startswith("pretrain.")}
     inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
-    detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+    try:
+        detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+    except RuntimeError as error:
+        raise UserError(f"{run.id}: its weights are not of these data's {classes} classes; give --data with the classes that it learnt") from error
     return detector
 
 

@@ -94,17 +94,17 @@ class Evidence:
         """The tier at which this row's accuracy is judged; empty if it has no run there."""
         return next((tier for tier in JUDGED_TIERS if self.attempts(row, tier)), "")
 
-    def attempts(self, row: str, tier: str) -> tuple[Record, ...]:
-        """The runs of a row at a tier by seed, the failed and the skipped among them."""
-        return self._of(row, tier, RUNS)
+    def attempts(self, row: str, tier: str, *beside: str) -> tuple[Record, ...]:
+        """The runs of a row at a tier by seed, the failed and the skipped among them, on the machine where it stands beside those other rows."""
+        return self._of(row, tier, RUNS, self.machine(tier, (row, *beside)))
 
-    def runs(self, row: str, tier: str) -> tuple[Record, ...]:
-        """The runs of a row at a tier that ended well, by seed."""
-        return tuple(record for record in self.attempts(row, tier) if record.status == "ok")
+    def runs(self, row: str, tier: str, *beside: str) -> tuple[Record, ...]:
+        """The attempts that ended well."""
+        return tuple(record for record in self.attempts(row, tier, *beside) if record.status == "ok")
 
-    def mean(self, row: str, tier: str, measure: str) -> float | None:
+    def mean(self, row: str, tier: str, measure: str, *beside: str) -> float | None:
         """The mean of a measure over the seeds of a row; None where no run has it."""
-        values = [record.values[measure] for record in self.runs(row, tier) if measure in record.values]
+        values = [record.values[measure] for record in self.runs(row, tier, *beside) if measure in record.values]
         return fmean(values) if values else None
 
     def gain(self, row: str, tier: str, measure: str) -> float | None:
@@ -123,7 +123,8 @@ class Evidence:
 
     def saved_here(self, row: str, reference: str, tier: str) -> float | None:
         """Per cent of the reference's second stage that the row saves at this tier's scale: divisibility makes it differ from the paper's."""
-        sizes = [next((r.context["head_params_m"] for r in self.runs(key, tier) if "head_params_m" in r.context), None) for key in (row, reference)]
+        pair = (row, reference)
+        sizes = [next((r.context["head_params_m"] for r in self.runs(key, tier, *pair) if "head_params_m" in r.context), None) for key in pair]
         return None if sizes[0] is None or not sizes[1] else 100 * (1 - sizes[0] / sizes[1])
 
     def difference(self, row: str, reference: str, measure: str) -> Difference | None:
@@ -146,17 +147,23 @@ class Evidence:
         """Why the accuracy of these rows decides nothing yet, the first reason found; None where they may be compared."""
         tier = self.tier(rows[0])
         for row in rows:
-            found = self._missing(row, tier) or self._stale(row, tier) or self._young(row, tier, measure, claimed)
+            found = self._missing(row, tier, rows) or self._stale(row, tier, rows) or self._young(row, tier, measure, claimed)
             if found:
                 return found
-        seeds = min(len(self.runs(row, tier)) for row in rows)
+        seeds = min(len(self.runs(row, tier, *rows)) for row in rows)
         if seeds < SEEDS:
             return "undecided", f"{seeds} seed{'s' * (seeds > 1)}: {SEEDS} decide"
         return None
 
-    def machine(self, tier: str) -> str:
-        """The machine whose runs are judged at a tier: the one with the most, so that a row and its reference ran on the same."""
-        return next(iter(self._machines(tier)), "")
+    def machine(self, tier: str, rows: tuple[str, ...]) -> str:
+        """Whose runs are judged where these rows stand side by side: they ran there by the most seeds; else the machine with the most runs."""
+        names = {self._twin(row, tier) for row in rows}
+
+        def seeds(machine: str) -> int:
+            counted = Counter(each.row for each in self.records if each.status == "ok" and self._at(each, tier, RUNS) and machine_of(each) == machine)
+            return min(counted[name] for name in names)
+
+        return max(self._machines(tier), key=seeds, default="")
 
     def _machines(self, tier: str) -> tuple[str, ...]:
         """Those with runs at a tier, the one with the most first."""
@@ -169,8 +176,8 @@ class Evidence:
     def _on_data(self, record: Record) -> bool:
         return record.tier != "proxy" or record.context.get("data", MAIN) == self.data
 
-    def _of(self, row: str, tier: str, kinds: tuple[str, ...], machine: str = "") -> tuple[Record, ...]:
-        machine, row = machine or self.machine(tier), self._twin(row, tier)
+    def _of(self, row: str, tier: str, kinds: tuple[str, ...], machine: str) -> tuple[Record, ...]:
+        row = self._twin(row, tier)
         found = (record for record in self.records if record.row == row and self._at(record, tier, kinds) and machine_of(record) == machine)
         ordered = tuple(sorted(found, key=lambda record: (record.seed, record.id)))
         self._note(ordered)
@@ -186,16 +193,17 @@ class Evidence:
         ours = next((each for each in self.paper.rows if each.key == row), None) if self.paper else None
         return row if ours is None or not ours.needs or any(isinstance(step, Train) for step in ours.recipe) else ours.needs[0]
 
-    def _missing(self, row: str, tier: str) -> Ruling | None:
-        attempts = self.attempts(row, tier)
+    def _missing(self, row: str, tier: str, beside: tuple[str, ...]) -> Ruling | None:
+        attempts = self.attempts(row, tier, *beside)
         if not attempts:
-            return "not attempted", f"{row} has no run at the {tier or JUDGED_TIERS[-1]} tier yet"
-        if not self.runs(row, tier):
+            alone = " on one machine with the other" if self.attempts(row, tier) else ""
+            return "not attempted", f"{row} has no run at the {tier or JUDGED_TIERS[-1]} tier{alone} yet"
+        if not self.runs(row, tier, *beside):
             return "not attempted", f"{row}: {attempts[0].status}: {attempts[0].reason}"
         return None
 
-    def _stale(self, row: str, tier: str) -> Ruling | None:
-        old = [record.id for record in self.runs(row, tier) if self.stale(record)]
+    def _stale(self, row: str, tier: str, beside: tuple[str, ...]) -> Ruling | None:
+        old = [record.id for record in self.runs(row, tier, *beside) if self.stale(record)]
         return ("stale", f"{old[0]} was made by other code; run or attest it again") if old else None
 
     def _young(self, row: str, tier: str, measure: str, claimed: float) -> Ruling | None:

@@ -188,6 +188,7 @@ def _detect(run: Run, setup: Setup, fabric: Fabric, blank: Record) -> Record:
         watch = _watch(fabric, watched, min(WATCHED, limit), job.schedule)
         learnt = train(fabric, detector, learning, replace(job, on_step=_on_step(setup), on_epoch=watch))
     else:
+        check_device(detector, fabric.device)
         fabric.setup_module(detector)  # to the device
         calibrate(detector, learning)
     samples = {"losses": learnt.losses, "curve": learnt.curve, "weights": _keep_weights(run, detector)}
@@ -217,6 +218,13 @@ def derive(run: Run, setup: Setup, fabric: Fabric, detector: Any) -> dict[str, f
     found = measured(steps, detector, fabric, opened=lambda name: on_device(open_split(run.data, name), fabric.device), seed=run.seed)
     keep(found, places.run_folder(run.id))
     return flat(found)
+
+
+def check_device(detector: Any, device: torch.device) -> None:
+    """UserError for 8-bit kernels on a GPU: they are the CPU's. No record says so, as the same machine can do the run."""
+    plan = getattr(detector, "compression", None)
+    if plan is not None and plan.kernels.startswith("int8") and device.type != "cpu":
+        raise UserError(f"int8 kernels are the CPU's, and this run would use {device}; next: set CUDA_VISIBLE_DEVICES= (empty) and run it again")
 
 
 def calibrate(detector: Any, learning: Split) -> None:

@@ -65,7 +65,7 @@ def current_digests() -> dict[str, str]:
 
 def digests_of(stored: Sequence[Stored], digests: Mapping[str, str]) -> dict[str, str]:
     """The digests of now, those of what was timed among them."""
-    return {**digests, **_latency_digests(stored), **_training_digests(stored, digests)}
+    return {**digests, **_latency_digests(stored), **_training_digests(stored, digests), **_deployed_digests(stored, digests)}
 
 
 def _latency_digests(stored: Sequence[Stored]) -> dict[str, str]:
@@ -84,6 +84,17 @@ def _training_digests(stored: Sequence[Stored], digests: Mapping[str, str]) -> d
     timed = [each.record for each in stored if each.record.kind == "training"]
     runs = {record.id: f"{record.paper}.{record.row}.{record.tier}.s0" for record in timed}
     return {name: digests[run] for name, run in runs.items() if run in digests}
+
+
+def _deployed_digests(stored: Sequence[Stored], digests: Mapping[str, str]) -> dict[str, str]:
+    """Record id -> what a run that was tested in a deployed form rests on now; those of rows that are gone are left out."""
+    tested = [(each.record, digests.get(str(each.record.samples.get("against")), "")) for each in stored if each.record.kind == "deployed"]
+    if not tested:
+        return {}
+    from bench.deploying import deployed_digest
+
+    found = {record.id: deployed_digest(record, run) for record, run in tested if run}
+    return {name: known for name, known in found.items() if known}
 
 
 # ---- paired differences
@@ -122,8 +133,8 @@ def _no_print(paper: Paper) -> Published:
 
 def _pairs(evidence: Evidence, row: str, reference: str, tier: str) -> tuple[tuple[Record, Record], ...]:
     """The runs of a row beside those of its reference, by seed, on the same images."""
-    others = {record.seed: record for record in evidence.runs(reference, tier)}
-    ours = [record for record in evidence.runs(row, tier) if record.seed in others]
+    others = {record.seed: record for record in evidence.runs(reference, tier, row)}
+    ours = [record for record in evidence.runs(row, tier, reference) if record.seed in others]
     return tuple((record, others[record.seed]) for record in ours if _images(record) == _images(others[record.seed]))
 
 

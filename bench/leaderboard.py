@@ -164,7 +164,7 @@ def _place(line: Line) -> tuple[int, str, bool, float, str, str]:
 
 _COUNTED = re.compile(rf"(?:(?:{'|'.join(WORDS)}) \d+(?:; |$))*")
 PATTERNS = {  # text columns: what they may hold, in words and as a pattern
-    "id": ("PAPER.ROW.TIER, or PAPER.ROW of a row that was only counted", r"[\w-]+\.[\w-]+(?:\.[a-z]+)?"),
+    "id": ("PAPER.ROW.TIER, or PAPER.ROW of a row that was only counted, ROW perhaps with @FORM", r"[\w-]+\.[\w-]+(?:@\w+)*(?:\.[a-z]+)?"),
     "status": ('"ok", "failed: REASON", "skipped: REASON" or "counted, not run"', r"ok|(?:failed|skipped): [\s\S]*|counted, not run"),
     "digest": ("up to 12 hexadecimal digits", r"[0-9a-f]{0,12}"),
     "commit": ("up to 12 hexadecimal digits", r"[0-9a-f]{0,12}"),

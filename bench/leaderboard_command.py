@@ -75,7 +75,7 @@ def merge(
 
 
 @board.command()
-def validate(file: Annotated[Path, typer.Argument(help="A leaderboard.csv.")]) -> None:
+def validate(file: Annotated[Path, typer.Argument(help="A leaderboard.csv, or what `leandet measure --json` wrote.")]) -> None:
     """Hold a leaderboard file to the schema: units in the columns' names, ranges, words, versions; each fault with its line, exit code 2."""
     from bench.leaderboard_files import read_board
 

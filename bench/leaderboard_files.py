@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -55,10 +56,13 @@ class Merged:
 
 
 def read_board(path: Path) -> Board:
-    """A leaderboard.csv, every line held to the schema; UserError where it is no CSV at all."""
+    """A leaderboard.csv, or the JSON that `leandet measure` writes, every row held to the schema; UserError where it is neither.
+
+    A row of a JSON is numbered as it would be in a CSV.
+    """
     faults: list[Fault] = []
     rows: list[tuple[int, Row]] = []
-    table = _records(path)
+    table = _objects(path) if path.suffix == ".json" else _records(path)
     head = next(table, (1, []))[1]
     faults += [Fault(1, said) for said in _head_faults(head)]
     for number, cells in table if not faults else ():
@@ -84,6 +88,29 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 begun = reader.line_num + 1
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}); give a leaderboard.csv as `leandet leaderboard --csv` writes it") from error
+
+
+def _objects(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a JSON as a CSV's records; the heading is that of its first row."""
+    if path.is_file() and path.stat().st_size > MOST:
+        raise UserError(f"{path}: more than {MOST >> 20} MB; give a JSON as `leandet measure --json` writes it")
+    try:
+        rows: list[Mapping[str, Any]] = json.loads(path.read_bytes())["leaderboard"]
+        head = list(rows[0] if rows else HEAD)
+        table = [head, *([_cell(name, row[name]) for name in head] for row in rows)]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); give a JSON as `leandet measure --json` writes it") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f'{path}: has no list of like rows under "leaderboard"; give a JSON as `leandet measure --json` writes it') from error
+    yield from enumerate(table, 1)
+
+
+def _cell(name: str, value: object) -> str:
+    """As a CSV would have it; a text in the place of a number, or the other way round, stays one that does not fit."""
+    if value is None:
+        return ""
+    fits = isinstance(value, float | int) if name in NUMBERS else isinstance(value, str)
+    return str(value) if fits and not isinstance(value, bool) else repr(value)
 
 
 def _head_faults(head: Sequence[str]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
@@ -15,11 +16,11 @@ from bench.datasets.source import parse_data
 from bench.leaderboard import Line, as_csv, lines
 from bench.plan import slug
 from bench.progress import showing
-from bench.records import Record, write_atomically, write_record
+from bench.records import Record, write_record
 from bench.subjects import Conditions, Subject, find_subject, image_split
-from bench.timing import Manner, Session, time_subjects
+from bench.timing import Lane, Manner, Session, time_subjects
 from bench.timing_records import adapter_digest, keep
-from bench.timing_worker import Died, Worker
+from bench.timing_worker import Worker
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -60,12 +61,9 @@ class Measured:
 def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tuple[Measured, ...]:
     """Measure the detectors together; UserError before anything is timed for a mistake in what was asked, or a detector that cannot be used."""
     conditions, split = _conditions(asked, conditions)
-    subjects = tuple(_subject(name, asked, split) for name in asked.names)
+    subjects = tuple(_subject(name, asked, conditions, split) for name in asked.names)
     with showing(quiet=quiet) as show:
-        for subject in subjects:
-            show(f"{subject.label}: building it, one answer held to the contract", 0.0)
-            _hold_to_contract(subject, conditions)
-        session = time_subjects(subjects, conditions, Manner(asked.quick), show)
+        session = time_subjects(subjects, conditions, Manner(asked.quick), show, _hold_to_contract)
         _say_what_failed(session)
         latencies = keep(session)
         scored = [_scored(lane.subject, lane.facts, conditions, split, show) if asked.data else (None, "") for lane in session.lanes]
@@ -84,8 +82,8 @@ def _conditions(asked: Asked, conditions: Conditions) -> tuple[Conditions, Split
     return replace(conditions, images=min(asked.images, len(split))), split
 
 
-def _subject(name: str, asked: Asked, split: Split) -> Subject:
-    subject = replace(find_subject(name, "paper"), size=asked.size)
+def _subject(name: str, asked: Asked, conditions: Conditions, split: Split) -> Subject:
+    subject = replace(find_subject(name, "paper", conditions.data), size=asked.size)
     if asked.weights:
         if len(asked.names) > 1:
             raise UserError(f"--weights {asked.weights}: goes with one detector and {len(asked.names)} are named; measure them one by one")
@@ -100,25 +98,13 @@ def _subject(name: str, asked: Asked, split: Split) -> Subject:
 # ---- what can go wrong, said before it costs time
 
 
-@contextmanager
-def _worker(subject: Subject, conditions: Conditions) -> Iterator[Worker]:
-    worker = Worker(subject, conditions)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
-def _hold_to_contract(subject: Subject, conditions: Conditions) -> None:
-    """One answer of the detector; UserError where it cannot be built, gives none, or breaks the contract."""
-    with _worker(subject, conditions) as worker:
-        try:
-            worker.open()
-            broken = worker.ask("contract")["broken"]
-        except Died as died:
-            raise UserError(f"{subject.name}: {died}; mend it, or look with `leandet check {subject.name}`") from died
-    if broken:
-        raise UserError(f"{subject.name}: its answer breaks the contract: {broken[0]}; `leandet check {subject.name}` says all")
+def _hold_to_contract(lane: Lane) -> None:
+    """One answer of a detector; UserError where it cannot be built, gives none, or breaks the contract."""
+    told, name = lane.ask("contract"), lane.subject.name
+    if lane.failed:
+        raise UserError(f"{name}: {lane.failed}; mend it, or look with `leandet check {name}`")
+    if told["broken"]:
+        raise UserError(f"{name}: its answer breaks the contract: {told['broken'][0]}; `leandet check {name}` says all")
 
 
 def _say_what_failed(session: Session) -> None:
@@ -159,7 +145,7 @@ def _predictions(subject: Subject, conditions: Conditions, split: Split, show: A
     from bench.types import Predictions
 
     columns: dict[str, list[Any]] = {"image": [], "boxes": [], "scores": [], "labels": []}
-    with _worker(subject, conditions) as worker:
+    with closing(Worker(subject, conditions)) as worker:
         worker.open()
         for first in range(0, len(split), STEP):
             told = worker.ask("answers", first=first, count=STEP)
@@ -180,13 +166,14 @@ def _made() -> dict[str, Any]:
 
 
 def _cost(subject: Subject, latency: Record) -> Record | None:
-    """The cost record beside a latency: a paper's row has its own, counted by its paper's rule; one of anybody else's is the whole model."""
+    """The cost record beside a latency: a paper's row as it is has its own, counted by its paper's rule; of all else it is the whole model."""
     paper, row = subject.place
-    if not subject.foreign:
+    if not subject.foreign and not subject.manner:
         from bench.catalogue import find_paper
-        from bench.costing import costs_of
+        from bench.costing import cost_of
+        from bench.subjects import row_of
 
-        return next((record for record in costs_of(find_paper(paper)) if record.row == row), None)
+        return cost_of(find_paper(paper), row_of(subject))
     values = {name: latency.values[name] for name in ("params_m", "size_mb", "macs_g", "macs_fixed_g", "macs_per_roi_g") if name in latency.values}
     about = {name: latency.context[name] for name in ("input", "unknown", "weights_from")}
     context = _made() | about | {"scope": "model", "convention": "mac", "rois": latency.values.get("rois", 0), "precision": "float32"}
@@ -204,16 +191,21 @@ def rows_of(found: Sequence[Measured]) -> tuple[Line, ...]:
     return lines({record.id: record for each in found for record in each.records}.values())
 
 
-def write_csv(found: Sequence[Measured], path: Path) -> None:
-    """The rows as leaderboard.csv has them; UserError for a path that cannot be written."""
-    try:
-        write_atomically(path, as_csv(rows_of(found)))
-    except OSError as error:
-        raise UserError(f"--csv {path}: cannot be written ({error.strerror}); give a path in a folder of yours") from error
+def in_csv(found: Sequence[Measured]) -> bytes:
+    """The rows as leaderboard.csv has them."""
+    return as_csv(rows_of(found))
 
 
-def as_json(found: Sequence[Measured]) -> str:
+def in_json(found: Sequence[Measured]) -> bytes:
     """{"leaderboard": rows as leaderboard.csv has them, "measured": the latency records}; what there is not is null."""
     rows = [{name: None if isinstance(value, float) and isnan(value) else value for name, value in asdict(line).items()} for line in rows_of(found)]
     measured = [asdict(each.latency) | {"notes": list(each.notes)} for each in found]
-    return json.dumps({"leaderboard": rows, "measured": measured}, indent=1)
+    return json.dumps({"leaderboard": rows, "measured": measured}, indent=1).encode() + b"\n"
+
+
+def writable(option: str, path: str) -> None:
+    """UserError, before minutes are spent, for a file that could not be written then."""
+    folder = Path(path).absolute().parent
+    if path and (Path(path).is_dir() or not os.access(folder, os.W_OK)):
+        why = "is a folder" if Path(path).is_dir() else "its folder is not there" if not folder.is_dir() else "may not be written"
+        raise UserError(f"{option} {path}: {why}; give a file in a folder that is there and may be written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,10 @@ class _Trained:
 
 
 def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str, str] | None = None) -> Field:
-    """Every row that has runs there; UserError where none has."""
+    """Every row that has runs there; UserError where none has, and for a row that there is not."""
     from bench.datasets import open_split, parse_data
 
+    _known(question.rows)
     data = parse_data(question.data)
     ran = [each for each in stored if _is_run(each.record, question.tier, data.name)]
     machine = _machine([each.record for each in ran], question)
@@ -72,6 +74,15 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     points = [_point(each, tables[each.id], len(split.classes), [one.record for one in latencies], digests) for each in trained]
     known = Field(best_first(points), _gains(tables), _ratios(trained, latencies))
     return replace(known, missing=tuple(_missing(known, question, machine)))
+
+
+def _known(rows: Iterable[str]) -> None:
+    """UserError for a name that no paper has a row of."""
+    there = [f"{key}.{row.key}" for key, paper in built().items() for row in paper.rows if row.build is not None]
+    for name in rows:
+        if name not in there:
+            near = ", ".join(get_close_matches(name, there, 3, 0.3)) or "`leandet list` shows the papers"
+            raise UserError(f"--rows {name!r}: there is no such row; allowed: PAPER.ROW, as in {near}")
 
 
 def _is_run(record: Record, tier: str, data: str) -> bool:

@@ -74,16 +74,15 @@ class Subject:
     @property
     def label(self) -> str:
         """What tables and records call it; no path of a machine."""
-        form = f"@{self.form}" if self.form else ""
         if self.foreign:
             return ".".join(self.place)
-        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + form
+        return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + self.manner
 
     @property
     def place(self) -> tuple[str, str]:
         """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given.
 
-        A deployed form is a row of its own, which no printed time is held against.
+        A deployed form, and an input of another size than the row's, is a row of its own, which no printed time is held against.
         """
         form = f"@{self.form}" if self.form else ""
         if self.kind == "adapter":
@@ -93,7 +92,12 @@ class Subject:
             path, function = self.name.rsplit(":", 1)
             return "file", "-".join(filter(None, (slug(f"{Path(path).stem}-{function}"), self.size))) + form
         paper, row = self.name.split(".")[:2]
-        return paper, row + form
+        return paper, row + self.manner
+
+    @property
+    def manner(self) -> str:
+        """What stands behind the name of one of our own: "@fused", "@320x320", both or nothing."""
+        return "".join(f"@{each}" for each in (self.form, self.size) if each)
 
     @property
     def row(self) -> str:
@@ -130,6 +134,7 @@ def _weights_name(path: str) -> str:
 def find_subject(name: str, tier: str, data: str = "") -> Subject:
     """The subject of that name, or of NAME@FORM; UserError if there is no such row, run, file or form."""
     if adapters.is_adapted(name):
+        _no_form(name)
         adapters.known_name(name)
         return Subject(name, tier)
     name, at, form = name.partition("@")
@@ -148,6 +153,13 @@ def find_subject(name: str, tier: str, data: str = "") -> Subject:
         raise UserError(f"--tier {tier!r}: unknown; allowed: {', '.join(TIERS)}")
     row_of(subject)
     return subject
+
+
+def _no_form(name: str) -> None:
+    """UserError for a form asked of a detector that is not ours to change: what we know to deploy is our own layers."""
+    plain, _, form = name.rpartition("@")
+    if plain and form in DEPLOY:
+        raise UserError(f"{name}: forms are for PAPER.ROW, a run's id and FILE.py:FUNCTION; give {plain}, or onnx:FILE if you have exported it")
 
 
 def row_of(subject: Subject) -> Row:

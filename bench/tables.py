@@ -132,10 +132,9 @@ def _pooled_first(record: Record, measure: str) -> str:
 def _accuracy(question: _Question) -> _Finding:
     evidence, row, measure = question.evidence, question.row, question.column.measure
     tier = evidence.tier(row.key)
-    measured = evidence.mean(row.key, tier, measure)
     if not row.reference:
-        return _reference(question, tier, measured)
-    other = evidence.mean(row.reference, tier, measure)
+        return _reference(question, tier, evidence.mean(row.key, tier, measure))
+    measured, other = evidence.mean(row.key, tier, measure, row.reference), evidence.mean(row.reference, tier, measure, row.key)
     found = evidence.difference(row.key, row.reference, measure)
     difference = found.value if found else measured - other if measured is not None and other is not None else None
     word, reason = _accuracy_ruling(question)

@@ -65,14 +65,21 @@ class Session:
     seen: Seen
 
 
-def time_subjects(subjects: Sequence[Subject], conditions: Conditions, manner: Manner, show: Show = lambda *_: None) -> Session:
-    """Time the subjects under the same conditions, in turns. UserError before anything is measured; a process that dies or hangs fails alone."""
+def time_subjects(
+    subjects: Sequence[Subject], conditions: Conditions, manner: Manner, show: Show = lambda *_: None, opened: Callable[[Lane], None] = lambda _: None
+) -> Session:
+    """Time the subjects under the same conditions, in turns. UserError before anything is measured; a process that dies or hangs fails alone.
+
+    `opened` is called with each lane once its detector is built, or is not: what it raises ends the session.
+    """
     conditions = replace(conditions, images=min(conditions.images, QUICK)) if manner.quick else conditions
     check(conditions)
     load = load_average()
     with _lanes(subjects, conditions, manner) as lanes:
         for lane in lanes:
+            show(f"{lane.subject.label}: building it", 0.0)
             lane.facts = lane.ask("open", **_opening(lane))
+            opened(lane)
         image_list = next((said["hash"] for lane in lanes if (said := lane.ask("images"))), "")
         for lane in lanes:
             show(f"{lane.subject.label}: warming up", 0.0)

@@ -85,7 +85,7 @@ def subject_digest(subject: Subject) -> str:
 def adapter_digest(subject: Subject, start: Sequence[Place] = ()) -> str:
     """Of the adapter's source and its framework's versions, and of what is measured with."""
     adapter = adapters.ready_adapter(subject.name)
-    settings = {"adapter": subject.label, "versions": adapters.framework_versions(adapter)}
+    settings = {"adapter": subject.label, "versions": adapters.framework_versions(adapter), "source": adapters.source_of(subject.name)}
     return digest(settings, closure((*start, *places_of([adapter.build]))))
 
 
@@ -94,7 +94,8 @@ def current_digest(record: Record) -> str:
     if record.paper == "file" or record.context.get("adapter"):
         return ""
     try:
-        row, _, form = record.row.partition("@")
+        row, *manner = record.row.split("@")
+        form = next((each for each in manner if each in DEPLOY), "")
         return subject_digest(Subject(f"{record.paper}.{row}", record.tier, form))
     except UserError:
         return ""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import adapters
-from bench.adapters import Adapter, Wanted, build_adapted, find_adapter, size_of
+from bench.adapters import Adapter, Wanted, build_adapted, find_adapter, size_of, source_of
 from bench.checking import adapter_lines
 from bench.datasets import open_split, parse_data
 from bench.meters.counted import count
@@ -454,9 +454,21 @@ def test_a_mistake_is_one_line(name, said, package):
 
 def test_a_framework_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(adapters, "_there", lambda package: package != "transformers")
-    with pytest.raises(UserError, match=r"transformers is not installed; next: pip install transformers"):
+    with pytest.raises(UserError, match=r"transformers is not installed; next: pip install 'transformers"):
         build_adapted("transformers:rt_detr")
     assert any(line.startswith("transformers  not installed") and "next: pip install" in line for line in adapter_lines())
+
+
+@pytest.mark.parametrize(("version", "fits"), [("5.19.3", False), ("5.20.0", True), ("5.99", True), ("6.0.0rc1", False), ("missing", False)])
+def test_a_framework_that_is_too_old_or_too_new(monkeypatch, version, fits):
+    monkeypatch.setattr(adapters, "_there", lambda _: True)
+    monkeypatch.setattr(adapters, "installed", lambda _: version)
+    assert (find_adapter("transformers").unfit() == "") == fits
+    if not fits:
+        with pytest.raises(UserError, match=rf"transformers {version} is installed; allowed: from 5.20 to below 6; next: pip install") as error:
+            build_adapted("transformers:rt_detr")
+        one_line(error)
+        assert any(line.startswith("transformers  unfit") for line in adapter_lines())
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
@@ -484,6 +496,19 @@ def test_sizes():
     for text in ("800", "800x", "8x8", "axb", "100000x9"):
         with pytest.raises(UserError, match="HEIGHTxWIDTH"):
             size_of(text)
+
+
+def test_what_stands_behind_a_name_is_part_of_what_it_rests_on(package, tmp_path):
+    named = {name: source_of(name) for name in ("python:theirpackage:make", "python:middle", "theirs:middle")}
+    assert len(set(named.values())) == 1
+    (tmp_path / "theirpackage.py").write_text(PACKAGE + "more = 1\n")
+    assert {source_of(name) for name in named}.isdisjoint(named.values())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    before = source_of(f"transformers:{tmp_path}/model"), source_of(f"onnx:{tmp_path}/model/config.json")
+    (tmp_path / "model" / "config.json").write_text("{ }")
+    assert {source_of(f"transformers:{tmp_path}/model"), source_of(f"onnx:{tmp_path}/model/config.json")}.isdisjoint(before)
+    assert source_of("torchvision:fcos_resnet50_fpn") == source_of("transformers:detr") == source_of("python:nowhere:make") == ""
 
 
 def test_labels_bear_no_path_of_a_machine():

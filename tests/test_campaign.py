@@ -53,6 +53,20 @@ def test_the_time_left_is_no_shorter_than_that_of_the_slowest_run(logs, monkeypa
     assert [text.partition(", all runs about ")[2].partition(";")[0] for text, _ in said] == ["30 s", "2 min"]
 
 
+def test_no_time_is_told_from_the_first_images_and_none_that_passed_before_them_counts(logs, monkeypatch):
+    """600 s of pretraining, then 40 of 1,000 images in 20 s: 960 more take 480 s, not four hours."""
+    run = quick(built().values(), "smoke")[1]
+    monkeypatch.setattr(campaign, "images_of", lambda _: 1000)
+    clock = iter((1000.0, 1600.0, 1604.0, 1620.0))
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: next(clock))
+    said = []
+    tell = campaign._together([replace(run, id="c")], lambda text, share: said.append(text))
+    for words in ("drawing objects", "training: 8 of 1000 images", "training: 40 of 1000 images"):
+        (logs / "c.txt").write_text(f"leandet: run 1 of 1: c, {words}\n")
+        tell(["c"], ["c"])
+    assert [text.partition(", all runs about ")[2].partition(";")[0] for text in said] == ["", "", "8 min"]
+
+
 def test_a_run_of_two_threads_starts_alone_and_others_fill_what_is_left():
     runs = {run.row: run for run in ordered("quick", Choice("proxy"))}
     papers = built()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
+from bench import cli, places
 from bench.catalogue import built, catalogue
 from bench.datasets import open_split, parse_data
 from bench.published import read_published
@@ -182,3 +183,22 @@ def test_doctor_explains_a_cpu_torch_beside_the_registrys_torchvision(monkeypatc
     code, _, err = called(monkeypatch, capsys, tmp_path, "doctor")
     assert code == 2
     assert "CPU-only torch" in err
+
+
+@pytest.mark.parametrize("words", ["tables --quiet --out {file}/x", "leaderboard merge {board} {board} --out {file}/x.csv"])
+def test_a_place_that_cannot_be_written_is_one_line(monkeypatch, capsys, tmp_path, words):
+    file, board = tmp_path / "a file", places.SOURCE / "results" / "leaderboard.csv"
+    file.write_text("not a folder")
+    code, _, err = called(monkeypatch, capsys, tmp_path, *(word.format(file=file, board=board) for word in words.split()))
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "give a place that is there, may be written and has space" in err
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    board = places.SOURCE / "results" / "leaderboard.csv"
+    out = tmp_path / "all.csv"
+    code, _, err = called(monkeypatch, capsys, tmp_path, "leaderboard", "merge", str(board), str(board), "--out", str(out))
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert err.strip() == "leandet: what was being written: No space left on device; give a place that is there, may be written and has space"

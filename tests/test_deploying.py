@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.deploying import deploy
+from bench.gather import Stored, digests_of
 from bench.metrics.store import read_predictions
 from bench.orders import choice_of, with_needs
+from bench.records import read_record
 from bench.subjects import Conditions, Subject, find_subject
 from bench.types import UserError
 from implementations.layers.fused import available
@@ -45,6 +47,9 @@ def test_a_fused_run_finds_what_the_run_found(home: Path) -> None:
     kept = home / "runs" / "deployed" / f"{RUN}@fused.float32"
     assert len(read_predictions(kept / "predictions.parquet").scores) > 0
     assert record.samples["against"] == RUN
+    run = read_record(home / "runs" / RUN / "record.json").digest
+    assert record.digest == digests_of([Stored(record, None)], {RUN: run})[record.id]
+    assert record.digest != digests_of([Stored(record, None)], {RUN: "made anew"})[record.id], "other weights, but it would stand"
 
 
 def test_a_form_and_a_detector_as_it_learns_are_rows_of_their_own() -> None:

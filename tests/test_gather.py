@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stored_runs import write_runs
 
 from bench import gather
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
 from bench.evidence import Evidence
-from bench.metrics import score_all
-from bench.metrics.store import write_predictions
 from bench.records import Record, write_record
-from bench.types import Predictions
 
 SEEDS = 2
 
@@ -26,17 +24,9 @@ def truth():
 def folder(truth, tmp_path_factory):
     """Two rows of two seeds: the baseline finds every object, K16 L5 seven in ten, each exactly."""
     place = tmp_path_factory.mktemp("records")
-    digest = open_split(parse_data("scenes-v1"), "test").digest
-    for row, share in (("fpn-r50", 1.0), ("k16-l5", 0.7)):
-        for seed in range(SEEDS):
-            found = np.random.default_rng([seed, 1]).random(len(truth.boxes)) < share
-            scores = np.full(found.sum(), 0.9, np.float32)
-            predictions = Predictions(truth.image[found], truth.boxes[found].astype(np.float32), scores, truth.labels[found])
-            run = f"condensing.{row}.proxy.s{seed}"
-            kept = write_predictions(place / "desk" / f"{run}.parquet", predictions)
-            context = {"data": "scenes-v1", "data_digest": digest, "machine": {"name": "desk"}}
-            record = Record(run, "train", "condensing", row, "proxy", seed, "ok", "", "now", score_all(kept, truth), context=context)
-            write_record(record, place / "desk" / f"{run}.json")
+    shares = {"fpn-r50": 1.0, "k16-l5": 0.7}
+    draws = {seed: np.random.default_rng([seed, 1]).random(len(truth.boxes)) for seed in range(SEEDS)}
+    write_runs(place, truth, [(row, seed, draw < share) for row, share in shares.items() for seed, draw in draws.items()])
     return place
 
 

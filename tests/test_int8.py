@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench.execute import check_device
 from bench.meters.compressed import arithmetic_mb, compressed_cost, compressed_values
 from bench.meters.conventions import MAC
 from bench.meters.macs import count_macs
@@ -159,3 +161,12 @@ def test_weights_alone_lie_on_their_grid_and_shrink_the_file():
     quantise_weights(all_layers(detector))
     assert all(torch.allclose(a, layer.module.weight, rtol=1e-6) for a, layer in zip(before, all_layers(detector), strict=True))
     assert compressed_values(detector)["own_stored_mb"] < 0.3 * compressed_values(compress(dense(), Compression()))["own_stored_mb"]
+
+
+def test_int8_kernels_are_refused_on_a_gpu_and_nothing_else_is():
+    """The one who reads it hides the GPU and runs it again: nothing is recorded."""
+    eight, dense = (SimpleNamespace(compression=Compression(precision=precision)) for precision in ("int8", "float32"))
+    with pytest.raises(UserError, match=r"int8 kernels are the CPU's, and this run would use cuda:0; next: set CUDA_VISIBLE_DEVICES="):
+        check_device(eight, torch.device("cuda:0"))
+    for detector, device in ((eight, "cpu"), (dense, "cuda:0"), (SimpleNamespace(), "cuda:0")):
+        check_device(detector, torch.device(device))

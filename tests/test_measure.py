@@ -7,11 +7,13 @@ import io
 import json
 import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from bench import cli
@@ -22,10 +24,12 @@ from bench.datasets.resized import Resized
 from bench.detectors import build
 from bench.gather import read_stored
 from bench.leaderboard import Line, frame, lines
+from bench.measuring import Measured, _cost, rows_of
 from bench.meters.detectors import GRAPH, cost
 from bench.orders import choice_of
-from bench.records import read_records
+from bench.records import Record, read_records
 from bench.subjects import Subject
+from bench.timing_records import current_digest, subject_digest
 from bench.types import Detections, UserError
 from implementations.adapters.equivalence import PX, SCORE, compared
 
@@ -72,64 +76,103 @@ def called(monkeypatch, capsys, *words):
 # ---- measure
 
 
-def test_two_detectors_in_one_table_and_as_rows(monkeypatch, capsys, tmp_path, home):
-    path = tmp_path / "rows.csv"
-    code, out, err = called(
-        monkeypatch,
-        capsys,
-        "measure",
-        SSD,
-        "python:faulty:Good",
-        "--size",
-        "96x128",
-        "--quick",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--csv",
-        str(path),
-    )
+def test_two_detectors_with_data_in_one_table_and_as_rows(monkeypatch, capsys, tmp_path, home, coco):
+    """One that finds every square, beside one with random weights: costs, times, a ratio, AP where there are weights, rows that fit the schema."""
+    rows, told = tmp_path / "rows.csv", tmp_path / "rows.json"
+    words = ("--data", str(coco / "test.json"), "--size", "96x128", "--quick", "--device", "cpu", "--threads", "1", "--csv", str(rows))
+    code, out, err = called(monkeypatch, capsys, "measure", SSD, "python:truthful:make", *words, "--json", str(told))
     assert code == 0, out + err
-    for word in ("torchvision.ssdlite320-mobilenet-v3-large-96x128", "python.faulty-good-96x128", "96x128", "64x64", "quick", "GMAC", "network"):
+    ssd, truthful = "torchvision.ssdlite320-mobilenet-v3-large-96x128", "python.truthful-make-96x128"
+    for word in (ssd, truthful, "96x128", "64x96", "quick", "GMAC", "network", "100.00", "no AP: its weights are random; give --weights FILE"):
         assert word in out
-    assert "python.faulty-good-96x128 / torchvision.ssdlite320-mobilenet-v3-large-96x128: network" in out
-    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(path.read_text()))}
-    assert list(next(iter(rows.values()))) == [field.name for field in fields(Line)]
-    row = rows["torchvision.ssdlite320-mobilenet-v3-large-96x128"]
-    assert (row["params_m"], row["size_mb"], row["status"]) == ("3.440", "13.760", "counted, not run")
-    assert float(rows["python.faulty-good-96x128"]["macs_g"]) == pytest.approx(3 * 4 * 9 * 64 * 64 / 1e9, abs=5e-4)
+    assert f"{truthful} / {ssd}: network" in out
+    assert "p50, p90, p95, p99: n/a, too few samples" in out
+    found = {row["id"]: row for row in csv.DictReader(io.StringIO(rows.read_text()))}
+    assert list(next(iter(found.values()))) == [field.name for field in fields(Line)]
+    row = found[ssd]
+    theirs = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=2)
+    params = sum(parameter.numel() for parameter in theirs.parameters())
+    assert (row["params_m"], row["size_mb"], row["status"]) == (f"{params / 1e6:.3f}", f"{4 * params / 1e6:.3f}", "counted, not run")
+    row = found[f"{truthful}.real"]
+    assert (row["ap"], row["status"], row["macs_g"]) == ("100.000", "ok", "0.000")
+    assert row["machine"]
+    assert row["torch"] == metadata.version("torch")
+    measured = json.loads(told.read_text())["measured"]
+    assert [each["values"]["network_ms"] > 0 for each in measured] == [True, True]
+    for path in (rows, told):
+        code, out, err = called(monkeypatch, capsys, "leaderboard", "validate", str(path))
+        assert (code, out) == (0, f"{path}: 2 rows fit the schema\n"), err
     kept = read_records(home / "runs" / "latency")
     assert len(kept) == 2
     assert all(record.context["quick"] and "quick" in record.context["marks"] for record in kept)
     assert not [name for record in kept for name in record.values if name.endswith("_p50_ms")]
-    frame([Line(**{field.name: number(row[field.name], field.type) for field in fields(Line)}) for row in rows.values()])  # fits the schema
-
-
-def number(text, kind):
-    return text if kind == "str" else int(text) if kind == "int" else float(text or "nan")
-
-
-def test_data_adds_ap_and_json_is_rows(monkeypatch, capsys, coco):
-    name = "python:truthful:make"
-    code, out, err = called(monkeypatch, capsys, "measure", name, "--data", str(coco / "test.json"), "--quick", "--json", "--threads", "1")
-    assert code == 0, out + err
-    told = json.loads(out)
-    (row,) = [row for row in told["leaderboard"] if row["ap"] is not None]
-    assert set(row) == {field.name for field in fields(Line)}
-    assert (row["id"], row["tier"], row["ap"], row["status"]) == ("python.truthful-make.real", "real", 100.0, "ok")
-    assert told["measured"][0]["values"]["network_ms"] > 0
     code, out, err = called(monkeypatch, capsys, "leaderboard", "--csv")
-    assert [line for line in out.splitlines() if line.startswith("python.truthful-make.real,")], out + err
+    assert [line for line in out.splitlines() if line.startswith(f"{truthful}.real,")], out + err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ap": 101.0}, "0 to 100"),
+        ({"seeds": "one"}, "seeds \"'one'\": no number"),
+        ({"machine": 3}, None),
+        ({"id": "x.y"}, "made of paper, row and tier"),
+        ({"status": "fine"}, "counted, not run"),
+    ],
+)
+def test_a_json_that_does_not_fit_is_told_row_by_row(monkeypatch, capsys, tmp_path, change, said):
+    (line,) = lines([Record("a.b.cost", "cost", "a", "b", "", 0, "ok", "", "", {"params_m": 1.0})])
+    row = {name: None if value != value else value for name, value in asdict(line).items()}  # noqa: PLR0124 - nan
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"leaderboard": [row, row | {"id": "a.c", "row": "c"} | change]}))
+    code, out, err = called(monkeypatch, capsys, "leaderboard", "validate", str(path))
+    if said is None:  # a machine may be called anything
+        assert (code, out) == (0, f"{path}: 2 rows fit the schema\n")
+        return
+    assert code == 2, out
+    assert err.startswith(f"{path}:3: "), err
+    assert said in err
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "cannot be read as JSON"), ("[]", 'under "leaderboard"'), ('{"leaderboard": [3]}', "under")])
+def test_what_is_no_leaderboard_at_all(monkeypatch, capsys, tmp_path, content, said):
+    (tmp_path / "x.json").write_text(content)
+    code, _, err = called(monkeypatch, capsys, "leaderboard", "validate", str(tmp_path / "x.json"))
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert said in err
+
+
+def test_a_form_or_another_size_of_a_row_is_a_row_of_its_own(home):
+    """No printed time is held against it, its cost is what was counted, and its row fits the schema."""
+    plain = Subject("condensing.fpn-r50")
+    assert (plain.place, plain.label) == (("condensing", "fpn-r50"), "condensing.fpn-r50.paper")
+    subject = Subject("condensing.fpn-r50", form="fused", size="320x320")
+    assert (subject.place, subject.label) == (("condensing", "fpn-r50@fused@320x320"), "condensing.fpn-r50.paper@fused@320x320")
+    context = {"input": [320, 320], "unknown": [], "weights_from": "random"}
+    values = {"params_m": 41.5, "size_mb": 166.0, "macs_g": 30.0, "macs_fixed_g": 20.0, "macs_per_roi_g": 0.1, "rois": 100.0, "whole_ms": 5.0}
+    latency = Record("x", "latency", *subject.place, "paper", 0, "ok", "", subject_digest(subject), values, context=context)
+    assert current_digest(latency) == latency.digest
+    assert current_digest(replace(latency, row="fpn-r50@320x320")) == subject_digest(plain)
+    found = rows_of([Measured(subject, latency, _cost(subject, latency), None)])
+    assert [(line.id, line.params_m, line.macs_g) for line in found] == [("condensing.fpn-r50@fused@320x320", 41.5, 30.0)]
+    frame(found)
+    assert (home / "runs" / "costs" / "condensing.fpn-r50.paper@fused@320x320.cost.json").is_file()
 
 
 @pytest.mark.slow
-def test_random_weights_have_no_ap_and_the_reason_is_said(monkeypatch, capsys, coco):
-    code, out, err = called(monkeypatch, capsys, "measure", SSD, "--data", str(coco / "test.json"), "--quick", "--threads", "1")
+def test_drawn_images_are_brought_to_the_size_and_a_row_goes_with_a_form(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "r.csv"
+    names = ("condensing.fpn-r50", "condensing.fpn-r50@fused", "python:faulty:Good")
+    code, out, err = called(monkeypatch, capsys, "measure", *names, "--size", "64x96", "--quick", "--threads", "1", "--csv", str(path))
     assert code == 0, out + err
-    assert "no AP: its weights are random; give --weights FILE" in out
+    assert "condensing.fpn-r50.paper@fused@64x96 / condensing.fpn-r50.paper@64x96: network" in out
+    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(path.read_text()))}
+    assert set(rows) == {"condensing.fpn-r50@64x96", "condensing.fpn-r50@fused@64x96", "python.faulty-good-64x96"}
+    assert float(rows["python.faulty-good-64x96"]["macs_g"]) == pytest.approx(3 * 4 * 9 * 64 * 64 / 1e9, abs=5e-4)
+    assert float(rows["condensing.fpn-r50@64x96"]["params_m"]) == pytest.approx(41.5, abs=1)
 
 
+@pytest.mark.slow
 def test_a_weights_file_is_named_and_scored(monkeypatch, capsys, coco, tmp_path, home):
     detector = build(Subject(SSD, classes=1), "", 1)
     torch.save(detector.state_dict(), tmp_path / "best.pth")  # as leandet's own training leaves it
@@ -143,15 +186,16 @@ def test_a_weights_file_is_named_and_scored(monkeypatch, capsys, coco, tmp_path,
     assert 0 <= score.values["ap"] < 20
 
 
-@pytest.mark.slow
-def test_a_papers_row_is_measured_beside_them(monkeypatch, capsys, tmp_path):
-    code, out, err = called(
-        monkeypatch, capsys, "measure", "condensing.fpn-r50", "--size", "64x96", "--quick", "--threads", "1", "--csv", str(tmp_path / "r.csv")
-    )
-    assert code == 0, out + err
-    assert "condensing.fpn-r50" in out
-    assert "64x96" in out
-    assert "condensing.fpn-r50,," in (tmp_path / "r.csv").read_text()
+def test_a_papers_row_as_it_is_has_the_cost_that_its_paper_counts(home):
+    """Counted for that row alone, by the paper's rule; asked again it is read."""
+    record = _cost(Subject("condensing.fpn-r50"), Record("x", "latency", "condensing", "fpn-r50", "paper", 0, "ok", "", "", {}))
+    assert record.id == "condensing.fpn-r50.cost"
+    assert record.values["params_m"] > 0
+    assert [path.name for path in (home / "runs" / "costs").iterdir()] == ["condensing.fpn-r50.cost.json"]
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("bench.cost.cost_record", None)
+    assert _cost(Subject("condensing.fpn-r50"), record) == record
+    monkey.undo()
 
 
 def test_images_are_of_the_size_that_is_measured_at():
@@ -194,10 +238,12 @@ def test_check_says_what_is_broken_and_what_mends_it(monkeypatch, capsys):
     assert err.strip().splitlines() == ["leandet: python:faulty:Dry: breaks 1 of 17 rules of the contract, listed above with what mends them"]
 
 
-def test_check_of_a_papers_row(monkeypatch, capsys):
-    code, out, err = called(monkeypatch, capsys, "check", "condensing.fpn-r50")
+@pytest.mark.parametrize("name", ["condensing.fpn-r50", "condensing.fpn-r50@fused"])
+def test_check_of_a_papers_row(monkeypatch, capsys, name):
+    code, out, err = called(monkeypatch, capsys, "check", name)
     assert code == 0, out + err
     assert "broken" not in out
+    assert ("inference only: none of its parameters is trainable" in out) == ("@" in name)
 
 
 def test_adapters_are_listed(monkeypatch, capsys):
@@ -219,8 +265,15 @@ MISTAKES = [
     (f"measure {SSD} --data /nope.json", "/nope.json", "give"),
     ("measure python:faulty:nothing", "no function nothing", "give a function"),
     ("measure python:truthful:broken", "its builder raised OSError: weights are on the moon", "mend the builder"),
-    (f"measure {PLANTED}:broken", "OSError: weights are on the moon", "mend it"),
+    pytest.param(f"measure {PLANTED}:broken", "OSError: weights are on the moon", "mend it", marks=pytest.mark.slow),
     ("measure python:truthful:outside", "breaks the contract: boxes inside the image", "leandet check"),
+    (f"measure {SSD}@fused", f"give {SSD}", "forms are for PAPER.ROW"),
+    ("measure condensing.fpn-r50@fast", "there is no such form", "fused, compiled, onnx, openvino"),
+    ("measure condensing.fpn-r60", "'fpn-r60'", "allowed"),
+    (f"measure {SSD} --json /nope/a.json", "--json /nope/a.json: its folder is not there", "give a file"),
+    (f"measure {SSD} --csv /", "--csv /: is a folder", "give a file"),
+    (f"measure {SSD} --images 0", "--images 0", "allowed"),
+    (f"measure {SSD} --device tpu", "--device 'tpu'", "allowed"),
     ("check torchvision:nope", "'nope'", "allowed"),
     ("check python:truthful:broken", "weights are on the moon", "mend the builder"),
     (f"run {SSD} --tier smoke --jobs 2", "--jobs 2", "leave it out"),
@@ -230,11 +283,11 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
+@pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_two(monkeypatch, capsys, home, words, named, allowed):  # noqa: PLR0917 - fixtures
     code, out, err = called(monkeypatch, capsys, *words.split(), *(["--quick", "--threads", "1"] if words.startswith("measure") else []))
     assert code == 2, out + err
-    last = [line for line in err.strip().splitlines() if not line.endswith("held to the contract")]
+    last = [line for line in err.strip().splitlines() if not line.endswith("building it")]
     assert len(last) == 1, err
     assert named in last[0]
     assert allowed in last[0]
@@ -282,6 +335,11 @@ def test_one_that_cannot_learn_says_why_on_the_leaderboard(monkeypatch, capsys, 
 
 def test_a_run_rests_on_its_adapter_its_framework_and_its_weights(monkeypatch, tmp_path):
     choice = choice_of("smoke", "", "", 1, "")
+    (tmp_path / "theirmodel.py").write_text("def make(): return 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    theirs = runs_of("python:theirmodel:make", choice)[1][0].digest
+    (tmp_path / "theirmodel.py").write_text("def make(): return 2")
+    assert runs_of("python:theirmodel:make", choice)[1][0].digest != theirs  # somebody's own source counts too
     digests = {runs_of(name, choice)[1][0].digest for name in (SSD, "torchvision:fcos_resnet50_fpn")}
     assert len(digests) == 2
     assert runs_of(SSD, choice)[1][0].digest in digests

@@ -5,23 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stored_runs import write_runs
 
 from bench import pareto_points
 from bench.assemble import build_detector
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
 from bench.gather import read_stored
-from bench.metrics import score_all
 from bench.metrics.bootstrap import over_seeds, resampled, seed_and_image_interval
 from bench.metrics.matches import coco_matches
-from bench.metrics.store import write_predictions
 from bench.own_costs import own_costs
 from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
-from bench.records import Record, write_record
+from bench.records import Record
 from bench.report.pareto_plot import draw
 from bench.scales import SCALES
 from bench.speedup import source_of, speedup_of, speedup_realised
-from bench.types import Predictions, UserError
+from bench.types import UserError
 
 
 def point(name, ap=50.0, **costs):
@@ -94,23 +93,20 @@ def truth():
 @pytest.fixture(scope="module")
 def stored(truth, tmp_path_factory):
     """Three rows: the baseline finds 8 in 10 objects, K16 L5 as many (others), K1 L1 half of them."""
-    place, digest = tmp_path_factory.mktemp("records"), open_split(parse_data("scenes-v1"), "test").digest
-    for row, share, seeds in (("fpn-r50", 0.8, 2), ("k16-l5", 0.8, 2), ("k1-l1", 0.5, 1)):
-        for seed in range(seeds):
-            found = np.random.default_rng([seed, len(row)]).random(len(truth.boxes)) < share
-            scores = np.full(found.sum(), 0.9, np.float32)
-            predictions = Predictions(truth.image[found], truth.boxes[found].astype(np.float32), scores, truth.labels[found])
-            run = f"condensing.{row}.proxy.s{seed}"
-            kept = write_predictions(place / "desk" / f"{run}.parquet", predictions)
-            context = {"data": "scenes-v1", "data_digest": digest, "machine": {"name": "desk"}}
-            record = Record(run, "train", "condensing", row, "proxy", seed, "ok", "", "now", score_all(kept, truth), context=context)
-            write_record(record, place / "desk" / f"{run}.json")
+    place, rows = tmp_path_factory.mktemp("records"), (("fpn-r50", 0.8, 2), ("k16-l5", 0.8, 2), ("k1-l1", 0.5, 1))
+    chances = ((row, seed, share, np.random.default_rng([seed, len(row)])) for row, share, seeds in rows for seed in range(seeds))
+    write_runs(place, truth, [(row, seed, draw.random(len(truth.boxes)) < share) for row, seed, share, draw in chances])
     return read_stored(place)
 
 
 @pytest.fixture(scope="module")
 def known(stored):
     return pareto_points.field_of(stored, pareto_points.Question("proxy"))
+
+
+def test_a_row_that_there_is_not_is_refused(stored):
+    with pytest.raises(UserError, match=r"--rows 'condensing.fpn-r5': there is no such row; allowed: PAPER.ROW, as in condensing.fpn-r50"):
+        pareto_points.field_of(stored, pareto_points.Question("proxy", rows=("condensing.fpn-r5",)))
 
 
 def test_points_are_the_rows_with_runs_and_their_gains_are_paired(known, stored, truth):

@@ -257,3 +257,13 @@ def test_the_named_records_alone_give_the_same_outcome():
         for before, after in zip(found, again, strict=True):
             if before.records == names:
                 assert after == before
+
+
+def test_a_row_is_judged_on_the_machine_where_it_ran_beside_its_reference():
+    """Most runs are the desk's; a row that ran on the laptop alone stands beside the laptop's reference, never beside the desk's."""
+    there = [run(key, 0, value, context={"data": "scenes-v1", "machine": {"name": "laptop"}}) for key, value in (("fpn-r50", 40.0), ("svd", 39.0))]
+    found = judged([*pair(), *there], [])
+    assert (cell(found, "svd", "mAP", "T2").measured, cell(found, "svd", "mAP", "T2").difference) == (39.0, -1.0)
+    assert cell(found, "k16-l5", "mAP", "T2").measured == 50.0
+    alone = judged([*pair(), there[1]], [])
+    assert "on one machine" in cell(alone, "svd", "mAP", "T2").reason

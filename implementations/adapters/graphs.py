@@ -125,9 +125,11 @@ def deployed(detector: Any, folder: Path, runner: Callable[[Path], Runner]) -> D
 
 
 def deployed_here(detector: Any, dtype: torch.dtype, runner: Callable[[Path], Runner], runtime: str) -> DeployedDense | DeployedTwoStage:
-    """The detector, run from graphs that live as long as this process; UserError for a precision that is exported nowhere, and why it cannot be."""
+    """The detector, run from graphs that live as long as this process; UserError for another precision or device."""
     if dtype != torch.float32:
         raise UserError(f"{runtime}: graphs are exported in float32; allowed: --precision float32")
+    if {tensor.device.type for tensor in detector.parameters()} - {"cpu"}:
+        raise UserError(f"{runtime}: runs on the CPU here; allowed: --device cpu")
     folder = Path(tempfile.mkdtemp(prefix="leandet-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:

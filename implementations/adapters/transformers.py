@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -299,7 +300,8 @@ ADAPTER = Adapter(
     title="DETR, Conditional and Deformable DETR, RT-DETR and their kin, of a type or from a local folder",
     example="transformers:rt_detr",
     needs=("transformers", "timm"),
-    install="pip install transformers timm scipy",
+    install="pip install 'transformers>=5.20,<6' timm scipy",
     names=names,
     build=build,
+    bounds=MappingProxyType({"transformers": ("5.20", "6")}),
 )

@@ -177,8 +177,10 @@ _LEAVES = (FusedConv, FusedTwoFC)  # what holds weights of the precision that is
 def fused(detector: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A fused copy of a detector on the CPU, its fused parts in float32 or bfloat16; run the rest of a bfloat16 one under autocast.
 
-    UserError where this torch lacks the kernels, or nothing of the detector is known here.
+    UserError where this torch lacks the kernels, for a detector on another device, or where nothing of it is known here.
     """
+    if {tensor.device.type for tensor in detector.parameters()} - {"cpu"}:
+        raise UserError("fused: its kernels are the CPU's; allowed: --device cpu")
     if not available():
         raise UserError("fused: this build of torch has no oneDNN convolutions; allowed: the detector as it is")
     copied = copy.deepcopy(detector).eval().requires_grad_(requires_grad=False)

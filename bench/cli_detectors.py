@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from bench.cli_app import app, say
 from bench.types import UserError
 
 
+@app.command()
 def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     names: Annotated[
-        list[str], typer.Argument(help="ADAPTER:NAME (as in torchvision:fcos_resnet50_fpn), FILE.py:FUNCTION, PAPER.ROW or a run's id.")
+        list[str],
+        typer.Argument(
+            help="ADAPTER:NAME (as in torchvision:fcos_resnet50_fpn), FILE.py:FUNCTION, PAPER.ROW or a run's id, these perhaps with @FORM."
+        ),
     ],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels, as in 800x1333; each detector's own if left out.")] = "",
     data: Annotated[str, typer.Option("--data", help="Your images: a COCO JSON, or as `leandet run` takes it. Adds AP on the test split.")] = "",
@@ -23,19 +28,28 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     images: Annotated[int, typer.Option("--images", help="How many are timed: 11 bound a median, 64 p90.")] = 16,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-    csv: Annotated[str, typer.Option("--csv", help="Write the rows to this file, as leaderboard.csv has them.")] = "",
+    json: Annotated[
+        str, typer.Option("--json", help="Write the rows and the latency records to this file as JSON, for programs; - for the screen.")
+    ] = "",
+    csv: Annotated[str, typer.Option("--csv", help="Write the rows to this file, as leaderboard.csv has them; - for the screen.")] = "",
 ) -> None:
     """Parameters, bytes, multiply-adds, latency, memory and, with data, AP of detectors that you have, in one table; several are timed in turns."""
     from bench import machine, measuring
+    from bench.records import write_atomically
     from bench.subjects import Conditions
 
+    files = {"--json": (json, measuring.in_json), "--csv": (csv, measuring.in_csv)}
+    for option, (path, _) in files.items():
+        measuring.writable(option, path)
+    screen = "-" in {json, csv}
     asked = measuring.Asked(tuple(names), size, data, weights, quick, images)
-    found = measuring.measure(asked, Conditions(images=images, device=device, threads=threads or machine.cores()), quiet=as_json)
-    if csv:
-        measuring.write_csv(found, Path(csv))
-    if as_json:
-        typer.echo(measuring.as_json(found))
+    found = measuring.measure(asked, Conditions(images=images, device=device, threads=threads or machine.cores()), quiet=screen)
+    for path, written in files.values():
+        if path == "-":
+            typer.echo(written(found), nl=False)
+        elif path:
+            write_atomically(Path(path), written(found))
+    if screen:
         return
     from rich.console import Console
 
@@ -44,6 +58,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
     print_measured(found, Console())
 
 
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW or a run's id.")],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels; small if left out, so that it takes seconds.")] = "",
@@ -55,17 +70,18 @@ def check(
 
     lines, broken = check_detector(name, size, weights, classes)
     for line in lines:
-        typer.echo(line)
+        say(line)
     if broken:
         raise UserError(f"{name}: breaks {broken} of {len(lines)} rules of the contract, listed above with what mends them")
 
 
+@app.command()
 def equivalence(size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH that both resize by; 800x1333 if left out.")] = "") -> None:
     """Our Faster R-CNN and RetinaNet against torchvision's with one set of random weights: how far scores and boxes are apart."""
     from bench.checking import equivalence_lines
 
     lines, same = equivalence_lines(size)
     for line in lines:
-        typer.echo(line)
+        say(line)
     if not same:
         raise typer.Exit(1)
