@@ -55,6 +55,7 @@ DIFFERENCES: dict[str, Difference] = {
         Difference("P7's ReLU", "P7 from P6 behind a ReLU", "P7 from P6 as it is"),
         Difference("stages' scores", "the mean of the stages' probabilities", "the softmax of the mean of their logits"),
         Difference("stages' deviations", "1/30 and 1/15 for the third stage", "0.033 and 0.067"),
+        Difference("cut at the image", "before suppression", "after it"),
         Difference("stages' stride", "in the 3x3 of a stage's first block", "in its first 1x1"),
     )
 }
@@ -66,7 +67,7 @@ APPLY: dict[tuple[str, str], tuple[str, ...]] = {  # library, kind -> the differ
     ("mmdet", "retinanet"): (RESIZE, *ANCHORS, "class offsets", "P7's ReLU"),
     ("mmdet", "cascade_rcnn"): (*TWO_STAGE, "class offsets", "stages' scores", "stages' deviations"),
     ("detectron2", "faster_rcnn"): (*TWO_STAGE, "stages' stride"),
-    ("detectron2", "retinanet"): (RESIZE, *ANCHORS, "stages' stride"),
+    ("detectron2", "retinanet"): (RESIZE, *ANCHORS, "cut at the image", "stages' stride"),
     ("detectron2", "cascade_rcnn"): (*TWO_STAGE, "stages' stride"),
 }
 
@@ -195,6 +196,17 @@ def _deviations(_: str, model: Any) -> list[Change]:
     return [(model.roi_head.bbox_head[-1].bbox_coder, "stds", (1 / 30, 1 / 30, 1 / 15, 1 / 15))]
 
 
+def _cut(_: str, model: Any) -> list[Change]:
+    decode = model._decode_multi_level_predictions  # noqa: SLF001 - detectron2's own hook for its dense detectors
+
+    def cut(*given: Any, **named: Any) -> Any:
+        found = decode(*given, **named)
+        found.pred_boxes.clip(found.image_size)
+        return found
+
+    return [(model, "_decode_multi_level_predictions", cut)]
+
+
 def _stages_stride(_: str, model: Any) -> list[Change]:
     firsts = [model.backbone.bottom_up.get_submodule(f"res{stage}.0") for stage in (3, 4, 5)]
     return [(block.get_submodule(name), "stride", (step, step)) for block in firsts for name, step in (("conv1", 1), ("conv2", 2))]
@@ -206,6 +218,7 @@ SWITCHES: dict[str, Callable[[str, Any], list[Change]]] = {
     "class offsets": _class_offsets,
     "P7's ReLU": _relu,
     "stages' deviations": _deviations,
+    "cut at the image": _cut,
     "stages' stride": _stages_stride,
 }
 

@@ -9,6 +9,7 @@ and order of colours of the configuration. detectron2 numbers its classes from 0
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +33,6 @@ HOW = (
     "give its folder in LEANDET_DETECTRON2 (a clone of github.com/facebookresearch/detectron2) and nox -s detectron2 builds it into an environment; "
     "call leandet from there"
 )
-MAJOR = "0."
 NO_WEIGHTS = re.compile(r"pixel_mean|pixel_std|.*cell_anchors\.\d+")  # older files keep what newer models make themselves
 RENAMED = "res5"  # the module of a C4 head
 
@@ -289,7 +289,7 @@ def build(wanted: Wanted, *, change: Callable[[Any], None] | None = None) -> Det
 
     UserError for a framework that does not fit, a model that gives no boxes of classes, a file of another model.
     """
-    _opened()
+    opened()
     state = _state(wanted.weights) if wanted.weights else None
     classes = _classes(wanted, state)
     described = describe(wanted, classes, change=change)
@@ -303,19 +303,16 @@ def build(wanted: Wanted, *, change: Callable[[Any], None] | None = None) -> Det
     return Detectron2Detector(model.eval(), told)
 
 
-def _opened() -> None:
+def opened() -> None:
     """detectron2 imported; UserError where it cannot be used as it is installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import detectron2
-            import detectron2._C
-            import detectron2.modeling
+            for package in ("detectron2._C", "detectron2.modeling"):
+                importlib.import_module(package)
     except (AssertionError, ImportError) as error:
         said = " ".join(str(error).split())[:160]
         raise UserError(f"detectron2 cannot be used as it is installed ({type(error).__name__}: {said}); next: {HOW}") from error
-    if not detectron2.__version__.startswith(MAJOR):
-        raise UserError(f"detectron2 {detectron2.__version__}: this adapter knows version 0; next: {HOW}")
 
 
 def _made(wanted: Wanted, described: Described) -> Any:
@@ -370,6 +367,7 @@ ADAPTER = Adapter(
     install=HOW,
     names=names,
     build=build,
+    bounds={"detectron2": ("0.6", "1.0")},
 )
 
 __all__ = ["ADAPTER", "Detectron2Detector", "build", "config_files"]

@@ -10,6 +10,7 @@ those whose head decodes in other ways, decode within `network`.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from implementations.layers.parts import Part
 from implementations.layers.rpn import Proposals
 
 HOW = "nox -s mmdet makes an environment with torch 2.8, mmcv 2.1.0 with its operators and mmdet 3.3.0; call leandet from there"
-MAJOR, MMCV = "3.", ("2.0", "2.1")  # of mmdet and of mmcv that this adapter knows
+BOUNDS = {"mmdet": ("3.0", "4.0"), "mmcv": ("2.0", "2.2"), "mmengine": ("0.7", "1.0")}  # mmdet 3's own
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,7 @@ def build(wanted: Wanted, *, change: Callable[[Any], None] | None = None) -> Mmd
 
     UserError for a framework that does not fit, a configuration that needs more, a file of another model.
     """
-    scope = _opened()
+    scope = opened()
     config = read_config(wanted.name)
     steps = pipeline_steps(wanted.name, config, wanted.size)
     state = read_state(wanted.weights) if wanted.weights else None
@@ -303,21 +304,17 @@ def build(wanted: Wanted, *, change: Callable[[Any], None] | None = None) -> Mmd
     return MmdetDetector(model.eval(), pipeline, told)
 
 
-def _opened() -> Any:
+def opened() -> Any:
     """With mmdet imported, its registry the one that names are looked up in, as a context; UserError where it cannot be used as it is installed."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"  # of text encoders; read when they are imported
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import mmcv
-            import mmdet
-            import mmdet.datasets.transforms
-            import mmdet.models
+            for package in ("mmcv.ops", "mmdet.datasets.transforms", "mmdet.models"):
+                importlib.import_module(package)
     except (AssertionError, ImportError) as error:
         said = " ".join(str(error).split())[:160]
         raise UserError(f"mmdet cannot be used as it is installed ({type(error).__name__}: {said}); next: {HOW}") from error
-    if not mmdet.__version__.startswith(MAJOR) or not mmcv.__version__.startswith(MMCV):
-        raise UserError(f"mmdet {mmdet.__version__} with mmcv {mmcv.__version__}: this adapter knows mmdet 3 with mmcv 2.0 and 2.1; next: {HOW}")
     from mmengine.registry import DefaultScope
 
     return DefaultScope.overwrite_default_scope("mmdet")
@@ -396,6 +393,7 @@ ADAPTER = Adapter(
     install=HOW,
     names=names,
     build=build,
+    bounds=BOUNDS,
 )
 
 __all__ = ["ADAPTER", "MmdetDetector", "build", "config_files"]

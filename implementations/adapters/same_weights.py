@@ -76,6 +76,7 @@ class Row:
     weights: str  # "random", "trained"
     left: str  # the definition that is left as theirs; NONE, ALL
     residual: Residual
+    alike: int  # detections with a counterpart within both tolerances
 
     @property
     def good(self) -> bool:
@@ -206,21 +207,28 @@ def rows(kind: str, request: Request, sizes: Sequence[tuple[int, int]], *, libra
             other = theirs(library, kind, ours, request)
             beside = partial(_beside, library, kind, (ours, other))
             for size in sizes:
-                yield Row(library, kind, weights, NONE, beside(size, ()))
+                yield Row(library, kind, weights, NONE, *beside(size, ()))
             for key in APPLY[library, kind] if weights == "random" else ():
-                yield Row(library, kind, weights, key, beside(sizes[0], (key,)))
+                yield Row(library, kind, weights, key, *beside(sizes[0], (key,)))
             if APPLY[library, kind]:
-                yield Row(library, kind, weights, ALL, beside(sizes[0], APPLY[library, kind]))
+                yield Row(library, kind, weights, ALL, *beside(sizes[0], APPLY[library, kind]))
 
 
-def _beside(library: str, kind: str, pair: tuple[Any, Any], size: tuple[int, int], left: Collection[str]) -> Residual:
+def _beside(library: str, kind: str, pair: tuple[Any, Any], size: tuple[int, int], left: Collection[str]) -> tuple[Residual, int]:
     ours, other = pair
     image = photograph(*size)
     with torch.inference_mode():
         found = detect(ours, [image])[0]
         with as_ours(library, kind, other, grid_of(ours), left):
             answer = _resized_as_ours(ours, other, image) if RESIZE in APPLY[library, kind] and RESIZE not in left else detect(other, [image])[0]
-    return compared(f"{library} {kind}", size, found, answer)
+    return compared(f"{library} {kind}", size, found, answer), alike(found, answer)
+
+
+def alike(ours: Detections, theirs: Detections) -> int:
+    """How many of ours have one of theirs with their label within both tolerances."""
+    px = (ours.boxes[:, None] - theirs.boxes[None]).abs().amax(2)  # (N, M)
+    score = (ours.scores[:, None] - theirs.scores[None]).abs()
+    return int(((px <= PX) & (score <= SCORE) & (ours.labels[:, None] == theirs.labels[None])).any(1).sum())
 
 
 def _resized_as_ours(ours: Any, other: Any, image: Tensor) -> Detections:
@@ -234,37 +242,16 @@ def _resized_as_ours(ours: Any, other: Any, image: Tensor) -> Detections:
 
 # ---- the table
 
-HEAD = (
-    "library",
-    "version",
-    "detector",
-    "weights",
-    "theirs",
-    "ours_is",
-    "theirs_is",
-    "image",
-    "found",
-    "found_there",
-    "unpaired",
-    "score",
-    "px",
-    "says",
-)
+HEAD = ("library", "version", "detector", "weights", "theirs", "ours_is", "theirs_is", "image", "ours", "others", "alike", "score", "px", "says")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table as text."""
+    """A row of the table as text. The largest differences in score and px are of detections that stand for one another, so of equal sets alone."""
     found, difference = row.residual, DIFFERENCES.get(row.left)
     about = (difference.ours, difference.theirs) if difference else ("", "")
+    most = (f"{found.score:.1e}", f"{found.px:.1e}") if found.same else ("", "")
     says = ("same" if found.same else "DIFFERS") if row.left == NONE else ("no effect here" if found.same else "moves")
-    place = (
-        f"{found.size[0]}x{found.size[1]}",
-        str(found.found[0]),
-        str(found.found[1]),
-        str(found.unpaired),
-        f"{found.score:.1e}",
-        f"{found.px:.1e}",
-    )
+    place = (f"{found.size[0]}x{found.size[1]}", str(found.found[0]), str(found.found[1]), str(row.alike), *most)
     return (row.library, metadata.version(row.library), row.kind, row.weights, row.left, *about, *place, says)
 
 
