@@ -205,16 +205,17 @@ def rows(kind: str, request: Request, sizes: Sequence[tuple[int, int]], *, libra
             ours = trained(ours)
         for library in (each for each in LIBRARIES if each in libraries and (each, kind) in NAMES):
             other = theirs(library, kind, ours, request)
-            beside = partial(_beside, library, kind, (ours, other))
+            asked = partial(beside, library, kind, (ours, other))
             for size in sizes:
-                yield Row(library, kind, weights, NONE, *beside(size, ()))
+                yield Row(library, kind, weights, NONE, *asked(size, ()))
             for key in APPLY[library, kind] if weights == "random" else ():
-                yield Row(library, kind, weights, key, *beside(sizes[0], (key,)))
+                yield Row(library, kind, weights, key, *asked(sizes[0], (key,)))
             if APPLY[library, kind]:
-                yield Row(library, kind, weights, ALL, *beside(sizes[0], APPLY[library, kind]))
+                yield Row(library, kind, weights, ALL, *asked(sizes[0], APPLY[library, kind]))
 
 
-def _beside(library: str, kind: str, pair: tuple[Any, Any], size: tuple[int, int], left: Collection[str]) -> tuple[Residual, int]:
+def beside(library: str, kind: str, pair: tuple[Any, Any], size: tuple[int, int], left: Collection[str]) -> tuple[Residual, int]:
+    """(how far they are apart, how many of ours have their counterpart) on a picture of that size, all definitions ours but those `left`."""
     ours, other = pair
     image = photograph(*size)
     with torch.inference_mode():
