@@ -22,7 +22,7 @@ FRAMEWORKS = os.environ.get("LEANDET_MMDET_VENV", str(HERE / ".nox" / "mmdet"))
 OLDER = ("setuptools<80", "wheel", "ninja", "torch==2.8.0", "torchvision==0.23.0")
 MMCV, MMDET = "mmcv==2.1.0", ("mmdet==3.3.0", "mmengine==0.10.7")
 DETECTRON2 = "https://github.com/facebookresearch/detectron2"
-FRAMEWORK_TESTS = ("tests/test_mmdet.py", "tests/test_detectron2.py", "tests/test_same_weights.py")
+FRAMEWORK_TESTS = ("tests/test_mmdet.py", "tests/test_detectron2.py", "tests/test_same_weights.py", "tests/test_library_checkpoints.py")
 
 PROGRAMS = Path(SHARED) / ("Scripts" if os.name == "nt" else "bin")
 

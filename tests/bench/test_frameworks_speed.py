@@ -43,7 +43,7 @@ def interleaved(calls, rounds):
 def step(detector, image, target):
     def call():
         detector.zero_grad(set_to_none=True)
-        torch.stack([loss for loss in detector([image], [target]).values()]).sum().backward()
+        torch.stack(list(detector([image], [target]).values())).sum().backward()
 
     return call
 
