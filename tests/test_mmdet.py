@@ -204,6 +204,19 @@ def test_a_file_of_weights_says_itself_how_many_classes_it_is_of(retina, tmp_pat
         assert "\n" not in str(error.value)
 
 
+@needed
+def test_what_several_levels_share_is_kept_and_comes_back(tmp_path):
+    """RTMDet shares its heads' convolutions between levels, which safetensors refuses to keep as one tensor of two names."""
+    from safetensors.torch import save_file
+
+    first = built("rtmdet_tiny_8xb32-300e_coco")
+    assert len(list(first.parameters())) < len([name for name, _ in first.named_parameters(remove_duplicate=False)])
+    save_file(first.state_dict(), tmp_path / "weights.safetensors")
+    again = built("rtmdet_tiny_8xb32-300e_coco", weights=tmp_path / "weights.safetensors")
+    for (name, one), other in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
 # ---- mistakes
 
 

@@ -25,7 +25,7 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import answer
 from implementations.adapters.mmdet_configs import config_files, model_config, names, own_classes, pipeline_steps, read_config, wants_bytes
-from implementations.adapters.weights import classes_of, fill, misfit, named_as, read_state
+from implementations.adapters.weights import apart, classes_of, fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 from implementations.layers.rpn import Proposals
 
@@ -80,6 +80,10 @@ class MmdetDetector(nn.Module):
         if _params(*(part.module for part in self.known_parts(64, 64))) == self.framework_params():
             self.parts = self.known_parts  # else its cost is that of one call, watched
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Its tensors by name, those that several names share (a head's layers for every level, say) copied."""
+        return apart(super().state_dict(*args, **kwargs))
+
     # ---- the three phases
 
     def prepare(self, images: Sequence[Tensor]) -> Samples:
@@ -89,6 +93,7 @@ class MmdetDetector(nn.Module):
     def _prepared(self, images: Sequence[Tensor], targets: Sequence[Target | None]) -> Samples:
         packed = [self.pipeline(self._read(image, target)) for image, target in zip(images, targets, strict=True)]
         data = {"inputs": [one["inputs"].to(images[0].device) for one in packed], "data_samples": [one["data_samples"] for one in packed]}
+        self.model._set_device(images[0].device)  # noqa: SLF001 - mmengine hears of a move only where the model itself is moved
         given = self.model.data_preprocessor(data, training=False)
         shapes = ([sample.img_shape for sample in given["data_samples"]], [image.shape[-2:] for image in images])
         sizes, originals = (tuple((int(shape[0]), int(shape[1])) for shape in each) for each in shapes)

@@ -82,3 +82,14 @@ def classes_of(state: Mapping[str, Tensor], classes: int, shapes: Callable[[int]
         if step and name in theirs and theirs[name].ndim:
             return max(1, classes + round((theirs[name].shape[0] - tensor.shape[0]) / step))
     return classes
+
+
+def apart(state: Any) -> Any:
+    """A state in which tensors that several names share are copied: a file of safetensors keeps no two names of one tensor."""
+    seen = set[tuple[int, int]]()
+    for name, tensor in state.items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+        if place in seen and not tensor.is_meta and tensor.numel():
+            state[name] = tensor.clone()
+        seen.add(place)
+    return state

@@ -10,6 +10,7 @@ import argparse
 import csv
 import importlib
 import multiprocessing
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,9 @@ def _answered(build: Callable[[Wanted], Any], name: str) -> Entry:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:200]
+    """In one line, without the trace of a library's own and without where it lies."""
+    told = text.partition("Exception raised from")[0].partition("(most recent call")[0]
+    return re.sub(r"(?<=\s)/\S*/", "", " ".join(told.split()))[:200]
 
 
 def entries(framework: str, names: Sequence[tuple[str, str]]) -> Iterator[Entry]:
