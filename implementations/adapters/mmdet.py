@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import answer
-from implementations.adapters.mmdet_configs import config_files, model_config, names, own_classes, pipeline_steps, read_config, wants_bytes
+from implementations.adapters.mmdet_configs import config_files, is_of, make, names, own_classes, pipeline_steps, read_config, wants_bytes
 from implementations.adapters.weights import apart, classes_of, fill, misfit, named_as, read_state
 from implementations.layers.parts import Part
 from implementations.layers.rpn import Proposals
@@ -163,7 +163,7 @@ class MmdetDetector(nn.Module):
         from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 
         plain = isinstance(self.model, TwoStageDetector) and type(self.model).predict is TwoStageDetector.predict
-        return plain and self.model.with_rpn and _is(self.model.rpn_head, "RPNHead") and isinstance(self.model.roi_head, BaseRoIHead)
+        return plain and self.model.with_rpn and is_of(self.model.rpn_head, "RPNHead") and isinstance(self.model.roi_head, BaseRoIHead)
 
     @property
     def with_masks(self) -> bool:
@@ -202,9 +202,9 @@ class MmdetDetector(nn.Module):
         from mmdet.models.detectors.single_stage import SingleStageDetector
 
         if self.two_stage:
-            return any(_is(self.model.roi_head, kind) for kind in ("StandardRoIHead", "CascadeRoIHead", "DynamicRoIHead", "DoubleHeadRoIHead"))
+            return any(is_of(self.model.roi_head, kind) for kind in ("StandardRoIHead", "CascadeRoIHead", "DynamicRoIHead", "DoubleHeadRoIHead"))
         if isinstance(self.model, DetectionTransformer):
-            return _is(self.last_head, "DETRHead")
+            return is_of(self.last_head, "DETRHead")
         plain = isinstance(self.model, SingleStageDetector) and type(self.model).predict is SingleStageDetector.predict
         return plain and type(self.last_head).predict is BaseDenseHead.predict
 
@@ -213,7 +213,7 @@ class MmdetDetector(nn.Module):
         pixels = ((1, 3, height, width),)
         if not self.two_stage:
             head = self.last_head
-            plain = head is not None and not self.with_masks and self.splits and not _is(head, "DETRHead")
+            plain = head is not None and not self.with_masks and self.splits and not is_of(head, "DETRHead")
             return (Part("network", _Body(self.model, head), pixels),) if plain else ()
         heads = self.model.roi_head
         pools = heads.bbox_roi_extractor
@@ -251,12 +251,6 @@ def _params(*modules: nn.Module) -> int:
 
 def _upper(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if name.count(".") < 2)
-
-
-def _is(module: Any, kind: str) -> bool:
-    """Whether a module is of mmdet's class of that name, or of one derived from it; subclasses of RoI heads that do more are not."""
-    own = {"StandardRoIHead", "CascadeRoIHead", "DynamicRoIHead", "DoubleHeadRoIHead"}
-    return type(module).__name__ == kind if kind in own else any(base.__name__ == kind for base in type(module).__mro__)
 
 
 def _corners(boxes: Any) -> Tensor:
@@ -301,7 +295,7 @@ def build(wanted: Wanted, *, change: Callable[[Any], None] | None = None) -> Mmd
     with scope:
         classes = _classes(wanted, state)
         torch.manual_seed(0)
-        model = _model(wanted, classes, filled=True, change=change)
+        model = make(wanted, classes, filled=True, change=change)
         if wanted.weights and state is not None:
             fill(model, state, wanted.weights, f"mmdet's {wanted.name} for {classes} classes")
         pipeline = _composed(steps)
@@ -333,7 +327,7 @@ def _classes(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int | None:
         return asked
 
     def shapes(classes: int) -> Mapping[str, Tensor]:
-        made: Mapping[str, Tensor] = _model(wanted, classes).state_dict()
+        made: Mapping[str, Tensor] = make(wanted, classes).state_dict()
         return made
 
     if not misfit(first := shapes(asked), named_as(first, state)):
@@ -342,46 +336,6 @@ def _classes(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int | None:
     if wanted.classes is not None and found != wanted.classes:
         raise UserError(f"{wanted.weights}: of {found} classes and the data has {wanted.classes}; give weights that learnt this data's classes")
     return found
-
-
-def _model(wanted: Wanted, classes: int | None, *, filled: bool = False, change: Callable[[Any], None] | None = None) -> Any:
-    """The model with random weights; not `filled`: those that its modules are made with, as only shapes are looked at."""
-    from mmdet.registry import MODELS
-
-    config = read_config(wanted.name)
-    described = model_config(wanted.name, config, wanted, None if classes == own_classes(config.model) else classes)
-    if change is not None:
-        change(described)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = MODELS.build(described)
-            if filled:
-                with _quiet():
-                    model.init_weights()
-    except (UserError, Unavailable):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        if isinstance(error, OSError) or "huggingface" in said or "offline" in said:
-            raise UserError(
-                f"mmdet:{wanted.name}: would need a download, and leandet makes none ({said}); name a configuration without a text encoder"
-            ) from error
-        raise
-    return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the thousand lines of which layer was filled how."""
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _composed(steps: list[Any]) -> Any:

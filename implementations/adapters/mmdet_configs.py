@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,52 @@ def _dictionaries(part: Any) -> Iterator[Any]:
     inner = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
     for each in inner:
         yield from _dictionaries(each)
+
+
+def make(wanted: Wanted, classes: int | None, *, filled: bool = False, change: Callable[[Any], None] | None = None) -> Any:
+    """The model with random weights; not `filled`: those that its modules are made with, as only shapes are looked at."""
+    from mmdet.registry import MODELS
+
+    config = read_config(wanted.name)
+    described = model_config(wanted.name, config, wanted, None if classes == own_classes(config.model) else classes)
+    if change is not None:
+        change(described)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = MODELS.build(described)
+            for head in (module for module in model.modules() if is_of(module, "SSDHead") and not hasattr(module, "loss_cls")):
+                head.loss_cls = None  # mmdet 3.3.0 asks for it before it decodes, and SSD's head has none
+            if filled:
+                with _quiet():
+                    model.init_weights()
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        if isinstance(error, OSError) or "huggingface" in said or "offline" in said:
+            raise UserError(
+                f"mmdet:{wanted.name}: would need a download, and leandet makes none ({said}); name a configuration without a text encoder"
+            ) from error
+        raise
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the thousand lines of which layer was filled how."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def is_of(module: Any, kind: str) -> bool:
+    """Whether a module is of mmdet's class of that name, or of one derived from it; subclasses of RoI heads that do more are not."""
+    own = {"StandardRoIHead", "CascadeRoIHead", "DynamicRoIHead", "DoubleHeadRoIHead"}
+    return type(module).__name__ == kind if kind in own else any(base.__name__ == kind for base in type(module).__mro__)
 
 
 # ---- what is done to an image
