@@ -113,21 +113,37 @@ def at_once(runs: Sequence[Run], choice: Choice, jobs: int) -> list[str]:
 
 
 def _next(waiting: Sequence[Run], underway: Sequence[str], runs: Sequence[Run], jobs: int) -> list[str]:
-    """The runs to start now, the longest first, so that none is left to end alone; nor is one that needs more threads overtaken for ever."""
-    undone, begun = {*underway, *(run.id for run in waiting)}, list[str]()
+    """The runs to start now, those first that most rests on, so that none ends alone; one that needs more threads is not overtaken for ever."""
+    undone, begun, path = {*underway, *(run.id for run in waiting)}, list[str](), _paths(waiting)
     ready = [run for run in waiting if not undone.intersection(run.needs)]
-    for run in sorted(ready, key=lambda run: -images_of(run)):
+    for run in sorted(ready, key=lambda run: -path[run.id]):
         if not _fits(run, [*underway, *begun], runs, jobs):
             break
         begun.append(run.id)
     return begun
 
 
+def _paths(runs: Sequence[Run]) -> dict[str, int]:
+    """Of each run how many images must be seen in a row until the last that rests on it is done: its own and its longest line of heirs'."""
+    found: dict[str, int] = {}
+
+    def path(run: Run) -> int:
+        if run.id not in found:
+            found[run.id] = images_of(run) + max((path(heir) for heir in runs if run.id in heir.needs), default=0)
+        return found[run.id]
+
+    return {run.id: path(run) for run in runs}
+
+
+def _threads(run: Run) -> int:
+    """Threads of the CPU that a run keeps busy: what its row was given, but one where a GPU learns."""
+    return 1 if machine.describe()["gpus"] else effort_of(run, row_of(built(), run)).threads
+
+
 def _fits(run: Run, underway: Sequence[str], runs: Sequence[Run], jobs: int) -> bool:
     """Whether a run may start beside those underway: together they take `jobs` threads, or it is alone."""
-    papers = built()
-    taken = sum(effort_of(other, row_of(papers, other)).threads for other in runs if other.id in underway)
-    return not underway or taken + effort_of(run, row_of(papers, run)).threads <= jobs
+    taken = sum(_threads(other) for other in runs if other.id in underway)
+    return not underway or taken + _threads(run) <= jobs
 
 
 def _together(runs: Sequence[Run], show: Callable[[str, float], None]) -> Callable[[Sequence[str], Sequence[str]], None]:

@@ -257,12 +257,12 @@ def prepared(run: Run, setup: Setup, classes: int) -> Any:
     inputs = {need.split(".")[1]: path for need, path in given.items() if not need.startswith("pretrain.")}
     body = inputs.pop(row.body, None)
     backbones = [path for need, path in given.items() if need.startswith("pretrain.")] + ([setup.init] if setup.init else [])
-    if row.start == "builder" and backbones:
-        inputs[PRETRAINED] = backbones[-1]
+    if row.start == "builder" and (body or backbones):
+        inputs[PRETRAINED] = body or backbones[-1]
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
     for path in backbones if row.start == "backbone" else ():
         start_from(detector, path)
-    if body is not None:
+    if body is not None and row.start == "backbone":
         continue_body(detector, body)
     return detector
 

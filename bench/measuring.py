@@ -175,7 +175,7 @@ def _cost(subject: Subject, latency: Record) -> Record | None:
 
         return cost_of(find_paper(paper), row_of(subject))
     values = {name: latency.values[name] for name in ("params_m", "size_mb", "macs_g", "macs_fixed_g", "macs_per_roi_g") if name in latency.values}
-    about = {name: latency.context[name] for name in ("input", "unknown", "weights_from")}
+    about = {name: latency.context[name] for name in ("input", "unknown", "weights_from", "versions")}
     context = _made() | about | {"scope": "model", "convention": "mac", "rois": latency.values.get("rois", 0), "precision": "float32"}
     digest = adapter_digest(subject) if subject.kind == "adapter" else latency.digest
     record = Record(f"{subject.label}.cost", "cost", paper, row, "", 0, "ok", "", digest, values, context=context)

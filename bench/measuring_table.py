@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.cost_table import format_macs
@@ -62,8 +62,15 @@ def _cost_cells(record: Record) -> tuple[str, ...]:
     side = "x".join(str(one) for one in given) if isinstance(given, list) else str(given)
     told = [f"{values[name]:.2f}" if name in values else "n/a" for name in ("params_m", "size_mb")]
     gmac = format_macs(values["macs_g"], record.context["unknown"]).replace(" GMAC", "") if "macs_g" in values else "n/a"
-    split = f"{values['macs_fixed_g']:.2f} + {values.get('rois', 0):g} x {values['macs_per_roi_g']:.5f}" if "macs_per_roi_g" in values else "n/a"
-    return side, *told, gmac, split
+    return side, *told, gmac, _split(values)
+
+
+def _split(values: Mapping[str, float]) -> str:
+    """What runs once an image and what once a RoI; of a detector without RoIs the former is all."""
+    if "macs_fixed_g" not in values:
+        return "n/a"
+    fixed = f"{values['macs_fixed_g']:.2f}"
+    return f"{fixed} + {values['rois']:g} x {values['macs_per_roi_g']:.5f}" if values.get("rois") else fixed
 
 
 def _uncounted(each: Measured) -> tuple[str, ...]:

@@ -56,6 +56,10 @@ class Field:
         default_factory=lambda: MappingProxyType({})
     )  # time of the first over the second's, one session, each once
     missing: tuple[str, ...] = ()  # what is not there, a sentence each
+    references: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # id -> id of the row that it is judged against
+    data: str = ""  # name of what all were tested on
+    machine: str = ""  # what ran them
+    groups: int = 0  # of images that are resampled together; as many as images where nothing belongs together
 
     def gain(self, first: str, second: str) -> Gain | None:
         """First minus second, from whichever side it was computed; None where they share no seed."""
@@ -114,13 +118,17 @@ HEAD = ("row", "seeds", "AP", "95 %", *(each.name for each in fields(Costs)), "s
 
 def cells(known: Field, point: Point) -> tuple[str, ...]:
     """One point as the texts under HEAD."""
+    return texts(point, [beaten_text(standing(known, axis, point)) for axis in AXES])
+
+
+def texts(point: Point, beaten: Sequence[str]) -> tuple[str, ...]:
+    """One point, and what beats it on each axis, as the texts under HEAD."""
     costs = ("" if (value := getattr(point.costs, each.name)) is None else f"{value:.3f}" for each in fields(Costs))
-    beaten = (_beaten(standing(known, axis, point)) for axis in AXES)
     low, high = point.interval
     return (point.id, str(point.seeds), f"{point.ap:.2f}", f"{low:.2f} to {high:.2f}", *costs, point.speedup, *beaten, "; ".join(point.notes))
 
 
-def _beaten(found: Standing | None) -> str:
+def beaten_text(found: Standing | None) -> str:
     """By what, by how much, and by how many seeds that is known; a dash where nothing beats it for certain."""
     if found is None:
         return ""

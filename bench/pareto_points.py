@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.catalogue import built
 from bench.evidence import MAIN, RUNS, Evidence, machine_of
 from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
-from bench.plan import canonical
+from bench.plan import canonical, slug
 from bench.published import Published
 from bench.speedup import source_of, speedup_of
 from bench.types import UserError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bench.datasets.source import Data
     from bench.gather import Stored
     from bench.records import Record
     from bench.spec import Paper, Row, Tier
@@ -70,10 +71,28 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     split = open_split(data, "test")
     trained = [_on_same_images(each, split.digest) for each in trained]
     trained = [each for each in trained if each.records]
-    tables = {each.id: _tables(each, split.ground_truth()) for each in trained}
+    groups = _groups(data)
+    tables = {each.id: _tables(each, split.ground_truth(), groups) for each in trained}
     points = [_point(each, tables[each.id], len(split.classes), [one.record for one in latencies], digests) for each in trained]
-    known = Field(best_first(points), _gains(tables), _ratios(trained, latencies))
+    known = Field(best_first(points), _gains(tables), _ratios(trained, latencies), references=_references(trained))
+    known = replace(known, data=data.name, machine=machine, groups=len(split) if groups is None else int(groups.max()) + 1)
     return replace(known, missing=tuple(_missing(known, question, machine)))
+
+
+def _groups(data: Data) -> NDArray[np.int64] | None:
+    """Which images are drawn together, as frames of a clip are; None where each is alone."""
+    import numpy as np
+
+    from bench.datasets.groups import groups_of
+
+    found = groups_of(data, "test") if data.parts else None
+    return np.array(found.numbers(), np.int64) if found is not None and found.rule else None
+
+
+def _references(trained: Sequence[_Trained]) -> dict[str, str]:
+    """Id -> id of the row that it is judged against, or was made from."""
+    named = {each.id: source_of(each.paper.key, each.row) for each in trained}
+    return {own: other for own, other in named.items() if other}
 
 
 def _known(rows: Iterable[str]) -> None:
@@ -120,13 +139,13 @@ def _on_same_images(trained: _Trained, digest: str) -> _Trained:
     return replace(trained, records=tuple(record for record in trained.records if record.context.get("data_digest", digest) == digest))
 
 
-def _tables(trained: _Trained, truth: GroundTruth) -> Tables:
+def _tables(trained: _Trained, truth: GroundTruth, groups: NDArray[np.int64] | None) -> Tables:
     from bench.metrics.bootstrap import resampled
     from bench.metrics.matches import coco_matches
     from bench.metrics.store import read_predictions
 
     runs = [coco_matches(read_predictions(trained.predictions[record.id]), truth) for record in trained.records]
-    return {record.seed: table for record, table in zip(trained.records, resampled(runs, samples=SAMPLES), strict=True)}
+    return {record.seed: table for record, table in zip(trained.records, resampled(runs, samples=SAMPLES, groups=groups), strict=True)}
 
 
 def _spread(rows: Iterable[NDArray[np.float64]]) -> tuple[float, Interval]:
@@ -225,7 +244,8 @@ def _missing(known: Field, question: Question, machine: str) -> Iterator[str]:
             yield f"{key}: {some} at the {question.tier} tier on {machine}"
     untimed = [point.id for point in known.points if point.costs.ms is None]
     if untimed:
-        shown = " ".join(f"{name}.{question.tier}.s0" for name in untimed[:3])
+        data = "" if known.data == MAIN else f".{slug(known.data)}"
+        shown = " ".join(f"{name}.{question.tier}{data}.s0" for name in untimed[:3])
         yield f"{len(untimed)} of {len(known.points)} rows were not timed with their weights: leandet time {shown}{' ...' * (len(untimed) > 3)}"
     young = sum(point.seeds < 5 for point in known.points)
     if young:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from bench import places
 from bench.pareto import AXES, HEAD, Field, cells, standing
 from bench.pareto_points import Question, field_of
+from bench.pareto_record import keep, record_of
 from bench.records import write_atomically
 from bench.spec import TIERS, Tier
+from bench.sweeps import as_csv as sweeps_csv
+from bench.sweeps import sweeps
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +68,20 @@ def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: 
     write_atomically(folder / "pareto.csv", as_csv(known))
     draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {data}: blue is beaten by nothing for certain")
     print(f"pareto.csv, pareto.svg and pareto.png written to {folder}")  # noqa: T201 - the command's answer
+    if not rows:
+        _keep(known, tier, folder)
+
+
+def _keep(known: Field, tier: str, folder: Path) -> None:
+    """Keep the whole field for the page, and say what its sweeps show."""
+    found = sweeps((record_of(known, tier),))
+    for drawn in found:
+        for line in drawn.lines:
+            print(f"{drawn.paper}, {drawn.sweep.title}, {line.name}: {line.shape}")  # noqa: T201 - the command's answer
+    if found:
+        write_atomically(folder / "sweeps.csv", sweeps_csv(found))
+        print(f"sweeps.csv written to {folder}")  # noqa: T201 - the command's answer
+    print(f"kept for the page, which `leandet publish` renders: {keep(known, tier)}")  # noqa: T201 - the command's answer
 
 
 def as_objects(known: Field) -> list[dict[str, object]]:

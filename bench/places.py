@@ -49,3 +49,8 @@ def costs() -> Path:
 def latencies() -> Path:
     """Latency records of this checkout with their samples, one folder a machine."""
     return runs() / "latency"
+
+
+def pareto() -> Path:
+    """What `leandet pareto` has found, one folder a machine."""
+    return runs() / "pareto"

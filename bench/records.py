@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bench.types import UserError
 
-Kind = Literal["train", "pretrain", "plateau", "transform", "cost", "score", "latency", "training", "deployed"]
+Kind = Literal["train", "pretrain", "plateau", "transform", "cost", "score", "latency", "training", "deployed", "pareto"]
 Status = Literal["ok", "failed", "skipped"]
 
 

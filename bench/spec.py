@@ -142,7 +142,9 @@ class Request:
     inputs: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))  # row key -> safetensors of the run it needs
 
 
-PRETRAINED = "pretrained"  # the key in Request.inputs of the pretrained backbone's weights, for a row whose builder puts them in
+PRETRAINED = (
+    "pretrained"  # the key in Request.inputs of the first weights (a pretrained backbone's, or a body's), for a row whose builder puts them in
+)
 
 Builder = Callable[..., Any]  # (request: Request, **arguments) -> Trainable
 
@@ -158,10 +160,11 @@ class Row:
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     recipe: Recipe = (Train(),)  # empty: it is counted and never run (a classifier whose cost is printed)
     needs: tuple[str, ...] = ()  # keys of rows whose weights it starts from; PAPER.ROW for a row of another paper (Paper.others)
-    # who puts the first weights in: the harness those of the pretrained backbone; the builder, out of request.inputs[PRETRAINED]; or the builder,
-    # out of the rows that it needs, so that no pretrained backbone is asked for
+    # who puts the first weights in: the harness those of the pretrained backbone or the body; the builder, out of request.inputs[PRETRAINED]; or the
+    # builder, out of the rows that it needs, so that neither is asked for
     start: Start = "backbone"
-    body: str = ""  # key of the row whose trained detector, its second stage left out, this one starts from
+    # key of the row whose trained detector this one starts from, its second stage left out (start "backbone") or what the builder leaves out
+    body: str = ""
     body_at: tuple[Tier, ...] = ("smoke", "proxy", "real")  # the tiers where it does; at the others it starts from the pretrained backbone
     reference: str = ""  # key of the row that its accuracy is judged against; empty: it is a reference itself
     headline: bool = False  # five seeds, may not be undertrained
@@ -260,6 +263,29 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Rows of one kind along a sweep, and what the paper prints of them."""
+
+    name: str  # "weights, one-shot"
+    rows: tuple[tuple[float, str], ...]  # (where, key of the row), the reference left out
+    printed: tuple[str, int] = ("", 0)  # id of the table, place of its accuracy's column; empty: not printed
+    places: tuple[tuple[float, int], ...] = ()  # (where, place of the printed row), the reference among them
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Accuracy over a quantity that a family of rows differs by, all compared with one row."""
+
+    key: str  # unique in its paper
+    title: str
+    along: str  # the quantity with its unit
+    reference: tuple[float, str]  # where, key of the row that all start from
+    series: tuple[Series, ...]
+    flat_to: float  # up to here the paper has it without a loss
+    least: float = 5.0  # per cent of the reference's accuracy: with less at the far end it has collapsed
+
+
+@dataclass(frozen=True)
 class Paper:
     """One paper: its key is the name of its folder."""
 
@@ -271,6 +297,7 @@ class Paper:
     twins: tuple[tuple[str, str], ...] = ()  # rows that differ only in what a lower tier cannot show, and so share their runs there
     costs: CostRule = field(default_factory=CostRule)
     variants: tuple[Variant, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
     others: tuple[Paper, ...] = ()  # papers whose rows some rows of this one need
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 

@@ -199,18 +199,24 @@ def _latency(question: _Question) -> _Finding:
 
 
 def _timed_alone(question: _Question) -> _Finding:
-    row, paper = question.row.key, question.cell.paper
+    row = question.row.key
     found = question.evidence.latencies(row)
     if not found:
         failed = question.evidence.latencies(row, status="failed")
-        why = (
-            f"failed: {failed[0].reason}"
-            if failed
-            else f"{row} was not timed yet: leandet time {paper}.{question.row.reference or row} {paper}.{row}"
-        )
+        why = f"failed: {failed[0].reason}" if failed else f"{row} was not timed yet: leandet time {_in_turns(question)}"
         return _Finding("not attempted", why)
     reason = f"the reference: other rows are judged by their ratio to it; {where_timed(found[0])}"
     return _Finding("undecided", reason, _speed(found[0], question.column.measure), None, found[0].tier)
+
+
+def _in_turns(question: _Question, *, training: bool = False) -> str:
+    """This table's rows that are timed in turns with this one, as a command names them: the reference first, in training each with what it needs."""
+    paper, first = question.evidence.paper, question.row.reference or question.row.key
+    assert paper is not None
+    table = next(table for table in paper.tables if table.id == question.cell.table)
+    keys = dict.fromkeys(answering(key, question.column) for key in table.rows)
+    others = (key for key in keys if key != first and paper.row(key).reference == first and not paper.row(key).quoted)
+    return " ".join(f"{paper.key}.{'+'.join((*(paper.row(key).needs if training else ()), key))}" for key in (first, *others))
 
 
 def _printed_ratio(question: _Question, record: Record) -> tuple[str, float] | None:
@@ -246,9 +252,7 @@ def _training(question: _Question) -> _Finding:
     evidence, row, measure = question.evidence, question.row.key, question.column.measure
     record = evidence.training(row)
     if record is None:
-        return _Finding(
-            "not attempted", f"{row} was not timed in training yet: leandet pace {question.cell.paper}.{question.row.reference or row} ..."
-        )
+        return _Finding("not attempted", f"{row} was not timed in training yet: leandet pace {_in_turns(question, training=True)}")
     if evidence.stale(record):
         return _Finding("stale", f"{record.id} was made by other code; time it again", tier=record.tier)
     printed = printed_values(evidence, str(record.context["against"]), measure)

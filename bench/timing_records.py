@@ -101,12 +101,17 @@ def current_digest(record: Record) -> str:
         return ""
 
 
+def _frameworks(subject: Subject) -> dict[str, str]:
+    """The versions that an adapter's detector rests on beside those that all numbers do."""
+    return adapters.framework_versions(adapters.find_adapter(adapters.parts_of(subject.name)[0])) if subject.kind == "adapter" else {}
+
+
 def _context(session: Session, lane: Lane, reference: Lane | None) -> dict[str, Any]:
     """What a latency may not travel without."""
     given, facts = session.conditions, lane.facts
     return machine.source_state() | {
         "machine": machine.describe(),
-        "versions": machine.versions(),
+        "versions": machine.versions() | _frameworks(lane.subject),
         "data": parse_data(given.data).name,
         "image_list": session.image_list or UNKNOWN,
         "images": given.images,

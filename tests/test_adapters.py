@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaged import PACKAGE, install
 from torch import nn
 
 from bench import adapters
@@ -319,70 +320,11 @@ def test_a_strangers_graph(runtime, tmp_path):
 
 # ---- a package of one's own
 
-PACKAGE = '''
-from dataclasses import dataclass
-import torch
-from torch import nn
-from bench.adapters import Adapter
-from bench.datasets import open_split, parse_data
-from bench.types import Batch, Detections
-
-class Middle(nn.Module):
-    """Finds one thing, in the middle."""
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(3))
-    def prepare(self, images):
-        sizes = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in images)
-        return Batch(nn.utils.rnn.pad_sequence([x.flatten(1).T for x in images], batch_first=True), sizes, sizes)
-    def network(self, batch):
-        return batch.originals
-    def finish(self, raw):
-        return [Detections(torch.tensor([[w / 4, h / 4, 3 * w / 4, 3 * h / 4]]), torch.tensor([0.5]), torch.tensor([0])) for h, w in raw]
-
-def make(classes=None, size=None):
-    made = Middle()
-    made.asked = (classes, size)
-    return made
-
-def model(classes=None):
-    import torchvision
-    return torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=(classes or 2) + 1)
-
-def fails():
-    raise OSError("weights are on\\nthe moon")
-
-def number():
-    return 7
-
-def open_mine(text, split):
-    return open_split(parse_data("scenes-v1"), split)
-
-ADAPTER = Adapter("theirs", "somebody's", "theirs:middle", (), "", lambda: ("middle", "corner"), lambda wanted: Middle())
-BROKEN = 3
-'''
-POINTS = """
-[leandet.adapters]
-theirs = theirpackage:ADAPTER
-lost = theirpackage:NOTHING
-odd = theirpackage:BROKEN
-
-[leandet.detectors]
-middle = theirpackage:make
-
-[leandet.datasets]
-mine = theirpackage:open_mine
-"""
-
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package as pip installs it, with entry points, on the path."""
-    (tmp_path / "theirpackage.py").write_text(PACKAGE)
-    about = tmp_path / "theirpackage-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirpackage\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(POINTS)
+    install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     sys.modules.pop("theirpackage", None)

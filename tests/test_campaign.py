@@ -101,6 +101,22 @@ def test_the_longest_starts_first_and_what_needs_both_cores_is_not_overtaken():
     assert campaign._next([one, baseline], [sixteen.id], everything, 2) == [one.id]
 
 
+def test_what_most_rests_on_starts_before_what_is_longer(monkeypatch):
+    """a (10 images) holds up b and c (30 each, one after another): 70 in a row, before d with 50."""
+    run = quick(built().values(), "smoke")[1]
+    needs = {"a": (), "b": ("a",), "c": ("b",), "d": ()}
+    runs = [replace(run, id=name, needs=found) for name, found in needs.items()]
+    monkeypatch.setattr(campaign, "images_of", lambda each: {"a": 10, "b": 30, "c": 30, "d": 50}[each.id])
+    assert campaign._paths(runs) == {"a": 70, "b": 60, "c": 30, "d": 50}
+    assert campaign._next(runs, [], runs, 4)[0] == "a"
+
+
+def test_a_gpu_takes_a_process_a_run(monkeypatch):
+    runs = {run.row: run for run in ordered("quick", Choice("proxy"))}
+    monkeypatch.setattr(campaign.machine, "describe", lambda: {"gpus": ["H200"]})
+    assert campaign._fits(runs["body-r50"], [runs["k1-l1"].id], tuple(runs.values()), 2)
+
+
 def test_an_effort_counts_only_where_the_embedded_data_is_learnt():
     row = built()["condensing"].row("k1-l1")
     lengths = {}

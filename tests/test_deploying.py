@@ -82,3 +82,64 @@ def test_an_exported_run_finds_what_the_run_found(home: Path, runtime: str) -> N
     record, change = deploy(f"{RUN}@{runtime}", ONE)
     assert record.row == f"dense@{runtime}"
     assert all(abs(each.difference) < 1 for each in change.measured)
+
+
+@pytest.mark.parametrize("row", ["k16-l5", "ours-faster", "ours-rfcn"])
+def test_a_condensed_head_is_exported_and_left_as_it_was(row: str, tmp_path: Path) -> None:
+    """Its averages are products with windows that ONNX could not make; another number of RoIs than was traced is answered as in torch."""
+    pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    import torch
+
+    from bench.assemble import build_detector
+    from bench.catalogue import find_paper
+    from bench.scales import SCALES
+    from implementations.adapters.graphs import export
+    from implementations.adapters.onnx import runner
+    from implementations.layers import averages
+
+    detector = build_detector(find_paper("condensing").row(row), SCALES["smoke"], 4, seed=0).eval()
+    made = averages.windows
+    _, head = export(detector, tmp_path)
+    assert averages.windows is made
+    assert not any(module.training for module in detector.modules()), "exporting has put a part of it into training"
+    features = torch.randn(5, *detector.config.roi_features, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = detector.regions.head(features)
+    for found, expected in zip(runner(head)(features), (wanted.scores, wanted.deltas), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("row", ["rfcn", "ours-rfcn"])
+def test_a_second_stage_with_a_stem_answers_in_the_runtime_as_in_torch(row: str, tmp_path: Path) -> None:
+    """R-FCN pools from what its stem makes of the last map."""
+    pytest.importorskip("onnx", reason="onnx, which exports, is not installed")
+    pytest.importorskip("onnxruntime", reason="the runtime is not installed")
+    import torch
+
+    from bench.assemble import build_detector
+    from bench.catalogue import find_paper
+    from bench.scales import SCALES
+    from implementations.adapters.onnx import in_onnxruntime
+
+    detector = build_detector(find_paper("condensing").row(row), SCALES["smoke"], 4, seed=0).eval()
+    images = [torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    with torch.inference_mode():
+        batch = detector.prepare(images)
+        found, wanted = in_onnxruntime(detector, tmp_path).network(batch).answers, detector.network(batch).answers
+    torch.testing.assert_close(found.rois, wanted.rois, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.deltas, wanted.deltas, atol=1e-4, rtol=0)
+
+
+def test_a_cascade_is_not_exported_and_says_so_in_a_line(tmp_path: Path) -> None:
+    from bench.assemble import build_detector
+    from bench.catalogue import find_paper
+    from bench.scales import SCALES
+    from bench.types import Unavailable
+    from implementations.adapters.graphs import export
+
+    detector = build_detector(find_paper("condensing").row("ours-cascade"), SCALES["smoke"], 4, seed=0)
+    with pytest.raises(Unavailable, match="CascadeStage is not one pooling and one head, which are exported; take a row that is, or @fused"):
+        export(detector, tmp_path)
+    assert not list(tmp_path.iterdir())

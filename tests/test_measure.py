@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from packaged import install
 from PIL import Image
 
 from bench import cli
@@ -148,7 +149,7 @@ def test_a_form_or_another_size_of_a_row_is_a_row_of_its_own(home):
     assert (plain.place, plain.label) == (("condensing", "fpn-r50"), "condensing.fpn-r50.paper")
     subject = Subject("condensing.fpn-r50", form="fused", size="320x320")
     assert (subject.place, subject.label) == (("condensing", "fpn-r50@fused@320x320"), "condensing.fpn-r50.paper@fused@320x320")
-    context = {"input": [320, 320], "unknown": [], "weights_from": "random"}
+    context = {"input": [320, 320], "unknown": [], "weights_from": "random", "versions": {"torch": "2.14.1"}}
     values = {"params_m": 41.5, "size_mb": 166.0, "macs_g": 30.0, "macs_fixed_g": 20.0, "macs_per_roi_g": 0.1, "rois": 100.0, "whole_ms": 5.0}
     latency = Record("x", "latency", *subject.place, "paper", 0, "ok", "", subject_digest(subject), values, context=context)
     assert current_digest(latency) == latency.digest
@@ -157,6 +158,25 @@ def test_a_form_or_another_size_of_a_row_is_a_row_of_its_own(home):
     assert [(line.id, line.params_m, line.macs_g) for line in found] == [("condensing.fpn-r50@fused@320x320", 41.5, 30.0)]
     frame(found)
     assert (home / "runs" / "costs" / "condensing.fpn-r50.paper@fused@320x320.cost.json").is_file()
+
+
+@pytest.mark.slow
+def test_somebodys_package_is_measured_on_its_own_data(monkeypatch, capsys, tmp_path):
+    """Its adapter, its detector and its dataset, found by the metadata that pip leaves, in this process and in those that measure."""
+    install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    path = tmp_path / "r.csv"
+    words = ("--data", "mine=/data/here", "--quick", "--threads", "1", "--csv", str(path))
+    code, out, err = called(monkeypatch, capsys, "measure", "theirs:middle", "python:middle", *words)
+    assert code == 0, out + err
+    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(path.read_text()))}
+    assert set(rows) == {"theirs.middle.real", "python.middle.real"}
+    assert {row["data"] for row in rows.values()} == {"mine:here"}
+    assert rows["theirs.middle.real"]["ap"] == rows["python.middle.real"]["ap"] != ""
+    code, out, err = called(monkeypatch, capsys, "measure", "theirs:centre")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "theirs has no 'centre'" in err
 
 
 @pytest.mark.slow
@@ -264,7 +284,7 @@ MISTAKES = [
     ("measure condensing.fpn-r50 --weights /nope.pth", "brings its own weights", "ADAPTER:NAME"),
     (f"measure {SSD} --data /nope.json", "/nope.json", "give"),
     ("measure python:faulty:nothing", "no function nothing", "give a function"),
-    ("measure python:truthful:broken", "its builder raised OSError: weights are on the moon", "mend the builder"),
+    pytest.param("measure python:truthful:broken", "its builder raised OSError: weights are on the moon", "mend the builder", marks=pytest.mark.slow),
     pytest.param(f"measure {PLANTED}:broken", "OSError: weights are on the moon", "mend it", marks=pytest.mark.slow),
     ("measure python:truthful:outside", "breaks the contract: boxes inside the image", "leandet check"),
     (f"measure {SSD}@fused", f"give {SSD}", "forms are for PAPER.ROW"),
@@ -376,6 +396,7 @@ def test_residuals_by_hand():
     assert not compared("x", (1, 1), found([], [], []), found([], [], [])).same  # nothing found shows nothing
 
 
+@pytest.mark.slow
 def test_ours_and_torchvisions_are_the_same_at_a_small_size(monkeypatch, capsys):
     code, out, err = called(monkeypatch, capsys, "equivalence", "--size", "160x224")
     assert code == 0, out + err

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.ops import batched_nms
 
 from bench.catalogue import find_paper
 from bench.scales import SCALES
 from bench.spec import Request
 from bench.types import Target, UserError, detect
+from implementations.layers.backbones import load_body
 from implementations.layers.boxes import clip, decode, encode, iou
 from implementations.layers.jitter import jittered
 from implementations.layers.regions import RegionConfig
@@ -68,7 +69,7 @@ def reached(detector, *names):
     sum(losses[name] for name in names).backward()
     return {
         part
-        for part in ("backbone", "neck", "refinement", "regions.student", "regions.teacher", "teacher")
+        for part in ("backbone", "neck", "refinement", "regions.student", "regions.teacher", "regions.fixed")
         for name, p in detector.named_parameters()
         if name.startswith(f"{part}.") and p.grad is not None and p.grad.abs().sum() > 0
     }
@@ -115,6 +116,40 @@ def test_a_separated_teacher_never_learns_and_has_its_own_weights(tmp_path):
     assert reached(detector, "mimic") == {"backbone", "neck", "regions.student"}
     assert len(detector.neck.levels) == 3
     assert len(detector.teacher.neck.levels) == 4
+
+
+BODIED = [row.key for row in PAPER.rows if row.body]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Files of a body of each backbone and of each fixed teacher, every weight of them other than it is drawn."""
+    files = {}
+    for key in ("body-r50", "body-r101", "teacher-r50", "teacher-r101"):
+        files[key] = tmp_path_factory.mktemp("trained") / f"{key}.safetensors"
+        save_file({name: tensor + 1 for name, tensor in build(key).state_dict().items()}, files[key])
+    return files
+
+
+@pytest.mark.parametrize("key", BODIED)
+def test_a_row_takes_all_but_its_heads_from_its_body(key, trained):
+    detector = build(key, inputs={name: trained[name] for name in PAPER.row(key).needs})
+    heads = {name: tensor.clone() for name, tensor in detector.regions.state_dict().items()}
+    load_body(detector, trained[PAPER.row(key).body])
+    body = load_file(trained[PAPER.row(key).body])
+    taken = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("regions.")}
+    assert {name.split(".")[0] for name in taken} == {"backbone", "neck", "refinement"}
+    assert all(torch.equal(tensor, body[name]) for name, tensor in taken.items())
+    assert all(torch.equal(tensor, heads[name]) for name, tensor in detector.regions.state_dict().items())
+    learning = {name.split(".")[1] for name, p in detector.named_parameters() if name.startswith("neck.") and p.requires_grad}
+    assert learning == {name.split(".")[1] for name in taken if name.startswith("neck.")}, "P2 too, where a T-head reads it"
+
+
+def test_nobody_reads_p2_of_a_body(monkeypatch):
+    detector = build("body-r50").train()
+    monkeypatch.setattr(detector.neck.lateral2, "forward", lambda _: pytest.fail("P2 was made"))
+    assert set(detector(pictures((96, 96)), OBJECTS[:1])) == LOSSES["no-t-head"]
+    assert not any(p.requires_grad for name, p in detector.neck.named_parameters() if name.startswith(("lateral2", "output2")))
 
 
 @pytest.mark.parametrize("key", ["mimicdet", "separated-r50"])

@@ -9,6 +9,8 @@ import chromium
 import pytest
 
 from bench.evidence import Difference
+from bench.pareto import Costs, Field, Gain, Point
+from bench.pareto_record import record_of
 from bench.records import Record
 from bench.report import judge
 from bench.report.figures import Drawing
@@ -33,10 +35,22 @@ def cost(row, params_m, paper="condensing"):
     return Record(f"{paper}.{row}.cost", "cost", paper, row, "", 0, "ok", "", "e" * 64, values, context={"scope": "head"})
 
 
+def field():
+    """Three rows of Compressed Object Detection: two on a curve below the dense one, none of them timed."""
+    rows = (("dense", 60.0, 5, ""), ("both-30", 59.5, 5, "no"), ("both-90", 1.0, 1, "no"))
+    found = [
+        Point(f"compression.{row}", ap, (ap - 1, ap + 1), seeds, Costs(10 - at, None, 2.0, 2 - at / 2, 99.0), speedup, (EVIL,))
+        for at, (row, ap, seeds, speedup) in enumerate(rows)
+    ]
+    gains = {(each.id, found[0].id): Gain(each.ap - 60, (each.ap - 60.3, each.ap - 59.7), each.seeds) for each in found[1:]}
+    return Field(tuple(found), gains, missing=(EVIL,), references={each.id: found[0].id for each in found[1:]}, data="scenes-v1", machine=EVIL)
+
+
 def standing():
     records = [run("fpn-r50", seed, 59.9 + 0.1 * seed) for seed in range(3)] + [run("k16-l5", seed, 57.9 + 0.1 * seed) for seed in range(3)]
     records += [run("k1-l1", value=9.5), run("k1-l1", tier="real", machine=f"laptop {EVIL}"), run("no-ld", status="failed", reason=EVIL, values={})]
     records += [cost("fpn-r50", 14.003), cost("k16-l5", 6.8), cost("k1-l1", 0.557), cost("int8", 40.0, paper="compression")]
+    records += [record_of(field(), "proxy")]
     return judge(records, [Difference("condensing", "k16-l5", "fpn-r50", "voc_ap50", "proxy", -2.0, (-2.5, -1.5), 3, 0.7)])
 
 
@@ -202,13 +216,28 @@ def test_every_reason_can_be_reached_by_keyboard(tab):
 
 
 def test_a_point_of_a_plot_has_its_words_by_keyboard_too(tab):
-    words = tab.value("[...document.querySelectorAll('.pt')].map((point) => point.getAttribute('aria-label'))")
+    words = tab.value("[...document.querySelectorAll('#trade-offs .pt')].map((point) => point.getAttribute('aria-label'))")
     assert len(words) == 3 * 4  # parameters, multiply-adds and size of three rows at the proxy tier and one at the real tier
     assert any("mean of 3 seeds, 95 % interval" in said and "the reference of other rows" in said for said in words)
     assert any("one seed, no interval" in said for said in words)
     tab.value("document.querySelector('.pt').focus()")
     shown, inside, said = tip(tab, "document.querySelector('#float')")
     assert (shown, inside, said) == (True, True, words[0])
+
+
+def test_what_beats_what_and_the_curves_stand_there_with_their_intervals(tab):
+    """A Pareto plot each of bytes and multiply-adds, both with three rows; the curve has the same three, and every one is read out whole."""
+    said = tab.value("[...document.querySelectorAll('#pareto .pt')].map((point) => point.getAttribute('aria-label'))")
+    assert len(said) == 2 * 3
+    assert "compression.both-90: AP 1.00 [0.00, 2.00], 2 GMAC; beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in said
+    assert tab.value("document.querySelectorAll('#pareto .pt.beaten').length") == 2  # zeros save no multiply-adds; of bytes they have fewer
+    table = tab.value("[...document.querySelectorAll('#pareto tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
+    assert [row[7] for row in table] == ["2", "1.5 (no kernel)", "1 (no kernel)"]
+    curve = tab.value("[...document.querySelectorAll('#compression .sweeps .pt')].map((point) => point.getAttribute('aria-label'))")
+    assert len(curve) == 3
+    assert "compression.both-30, weights, 30: AP 59.50 [58.50, 60.50], 5 seeds; to compression.dense -0.50 [-0.80, -0.20]" in curve
+    assert "collapsed at 90: 1.7 % of the accuracy is left" in tab.value("document.querySelector('#compression .sweeps ul').textContent")
+    assert tab.value("[...document.querySelectorAll('.sweeps polyline')].every((line) => getComputedStyle(line).fill === 'none')")
 
 
 # ---- windows

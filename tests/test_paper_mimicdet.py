@@ -51,7 +51,7 @@ def difference(row, reference, low, high):
 def test_keys_are_unique_and_references_exist():
     keys = [row.key for row in PAPER.rows]
     assert len(set(keys)) == len(keys)
-    assert all({row.reference, *row.needs} <= {"", *keys} for row in PAPER.rows)
+    assert all({row.reference, row.body, *row.needs} <= {"", *keys} for row in PAPER.rows)
     assert all(row.title for row in PAPER.rows)
     assert {last_reference(row) for row in PAPER.rows if row.reference} == {"no-t-head", "r50-800", "deployed-r50-800"}
 
@@ -93,11 +93,29 @@ def test_what_is_only_tested_otherwise_starts_from_its_own_seed_and_never_learns
         assert row.arguments["weights"] == source
 
 
-def test_a_separated_student_starts_from_a_pretrained_backbone_and_its_teacher():
+def test_a_separated_student_starts_from_the_body_that_all_rows_start_from_and_its_teacher():
     starts = {run.row: run.needs for run in OURS if run.kind == "train" and run.seed == 0}
-    assert starts["separated-r50"] == ("mimicdet.teacher-r50.proxy.s0", "pretrain.R50.proxy.s0")
-    assert starts["teacher-r101"] == ("pretrain.R101.proxy.s0",)
+    assert starts["separated-r50"] == ("mimicdet.teacher-r50.proxy.s0", "mimicdet.body-r50.proxy.s0")
+    assert starts["teacher-r101"] == starts["r101-800"] == ("mimicdet.body-r101.proxy.s0",)
+    assert starts["body-r50"] == ("pretrain.R50.proxy.s0",)
     assert PAPER.row("separated-r101").arguments["taught_by"] == "teacher-r101"
+
+
+def test_every_row_that_learns_starts_from_the_body_of_its_net_below_the_papers_tier():
+    for row in PAPER.rows:
+        learns = bool(row.recipe) and row.build is not None and not any(isinstance(step, Transform) for step in row.recipe)
+        if row.key.startswith("body-"):
+            assert not row.body
+        elif learns:
+            body = PAPER.row(row.body)
+            assert (body.setting.backbone, "paper" in row.body_at) == (row.setting.backbone, False)
+            assert row.effort == PAPER.row("mimicdet").effort
+
+
+def test_nothing_that_a_gain_is_claimed_for_has_shaped_a_body():
+    for key in ("body-r50", "body-r101"):
+        arguments = PAPER.row(key).arguments
+        assert (arguments["teacher"], arguments["mimic"], arguments["alignment"]) == ("", False, "conv")
 
 
 def test_settings_are_those_that_are_printed():

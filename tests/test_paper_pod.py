@@ -12,6 +12,7 @@ import pytest
 from bench.catalogue import FOLDER, catalogue
 from bench.claims import decide
 from bench.cost import cost_record, cost_records
+from bench.datasets.source import parse_data
 from bench.evidence import Difference, Evidence
 from bench.plan import Choice, plan, schedule_of
 from bench.records import Record
@@ -77,7 +78,8 @@ def test_headline_rows_have_five_seeds():
 def test_each_detector_has_four_rows_on_one_backbone(base, depth):
     rows = [PAPER.row(f"{base}-{depth}{end}") for end in ("", "-gsl", "-fd", "-fd-wt")]
     assert len({row.setting for row in rows}) == 1
-    assert [row.start for row in rows] == ["backbone", "builder", "builder", "needs"]
+    assert [row.start for row in rows] == ["builder", "builder", "builder", "needs"]
+    assert [row.body for row in rows] == [f"body-{base}-{depth}"] * 3 + [""]
     assert [row.needs for row in rows] == [(), (), (rows[1].key,), (rows[1].key,)]
     assert [row.arguments.get("begin", "pretrained") for row in rows] == ["pretrained"] * 3 + ["transferred"]
     assert [any(isinstance(step, Derive) for step in row.recipe) for row in rows] == [False, True, False, False]
@@ -91,7 +93,38 @@ def test_the_second_phase_is_a_run_after_the_first_of_its_own_seed():
             first = f"pod.{run.row.removesuffix('-wt').removesuffix('-fd')}-gsl.proxy.s{run.seed}"
             assert first in run.needs
             assert order.index(first) < order.index(run.id)
-            assert any(need.startswith("pretrain.") for need in run.needs) == run.row.endswith("-fd")
+            body = f"pod.body-{run.row.removesuffix('-wt').removesuffix('-fd')}.proxy.s0"
+            assert (body in run.needs) == run.row.endswith("-fd")
+
+
+def needed(run, runs):
+    """Every run that this one starts from, near or far."""
+    return {need for name in run.needs for need in (name, *needed(runs[name], runs))}
+
+
+def test_all_rows_of_a_detector_start_from_the_same_weights(tmp_path):
+    init = tmp_path / "w.safetensors"
+    init.write_bytes(b"weights")
+    (real,) = [{run.id: run for run in plan([PAPER], Choice("real", parse_data("train=a.json,val=a.json,test=a.json")))}]
+    for runs in ({run.id: run for run in RUNS}, real):
+        for run in runs.values():
+            if run.kind == "train" and not run.row.startswith("body-"):
+                base, depth = run.row.split("-")[:2]
+                first = {name for name in needed(run, runs) if name.startswith(("pod.body-", "pretrain."))}
+                assert first == {f"pod.body-{base}-{depth}.proxy.s0", f"pretrain.{depth.upper()}-POD.proxy.s0"}
+    paper = plan([PAPER], Choice("paper", rows=("c4-r50", "c4-r50-gsl", "c4-r50-fd", "c4-r50-fd-wt"), seeds=1, init=init))
+    assert [run.row for run in paper] == ["c4-r50", "c4-r50-gsl", "c4-r50-fd", "c4-r50-fd-wt"], "ImageNet's weights are given there"
+
+
+def test_all_rows_of_a_detector_learn_equally_long():
+    lengths = {
+        row.key: schedule_of(next(run for run in RUNS if run.row == row.key and run.kind == "train"), row).images for row in PAPER.rows if row.build
+    }
+    bodies = {key: lengths.pop(key) for key in list(lengths) if key.startswith("body-")}
+    once = lengths["c4-r50"]
+    assert {value / once for key, value in lengths.items() if "-2x" not in key and "jitter" not in key} == {1.0}
+    assert {value / once for key, value in lengths.items() if "-2x" in key} == {2.0}
+    assert {value / once for value in bodies.values()} == {2.0}
 
 
 def test_every_row_but_the_quoted_is_trained():

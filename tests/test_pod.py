@@ -341,12 +341,13 @@ def test_a_network_that_predicts_its_scales_is_not_plain():
 
 
 @pytest.mark.parametrize("kind", ["c4", "retina"])
-def test_the_graph_holds_no_operator_that_the_baselines_does_not(kind, tmp_path):
+@pytest.mark.parametrize("form", [plain_convolutions, lambda detector: detector])  # the second: as `leandet deploy RUN@onnx` exports it
+def test_the_graph_holds_no_operator_that_the_baselines_does_not(kind, form, tmp_path):
     pytest.importorskip("onnx", reason="needs the group `deploy`: pip install onnx onnxruntime openvino")
     found = {}
     for name, detector in (("fd", fd(kind)), ("baseline", DETECTORS[kind](request()).eval())):
         (tmp_path / name).mkdir()
-        files = export(plain_convolutions(detector), tmp_path / name)
+        files = export(form(detector), tmp_path / name)
         found[name] = {operator for path in files for operator in operators(path)}
     assert found["fd"] == found["baseline"]
     assert "Conv" in found["fd"]

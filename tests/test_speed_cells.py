@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import verdicts
+from bench.catalogue import catalogue
 from bench.claims import Case
 from bench.evidence import Evidence
 from bench.published import read_published
@@ -63,10 +64,21 @@ def test_the_reference_decides_nothing_by_itself():
 
 
 def test_what_was_not_timed_or_failed_says_so():
-    assert cell([], "fast").reason == "fast was not timed yet: leandet time light_head.slow light_head.fast"
+    assert cell([], "fast").reason == "fast was not timed yet: leandet time light_head.slow light_head.fast light_head.small"
     failed = replace(timed("fast"), status="failed", reason="hung", values={})
     found = cell([failed], "fast")
     assert (found.outcome, found.reason) == ("not attempted", "failed: hung")
+
+
+def test_what_is_to_be_timed_in_turns_is_named_whole():
+    entry = catalogue()["mimicdet"]
+    found = {
+        outcome.key: outcome.reason
+        for outcome in compare(entry.paper, entry.published, Evidence(entry.paper, entry.published))
+        if outcome.kind == "training-time"
+    }
+    assert found["separated-r101"].endswith(": leandet pace mimicdet.r101-800 mimicdet.teacher-r101+separated-r101")
+    assert found["r50-800"].endswith(": leandet pace mimicdet.r50-800 mimicdet.teacher-r50+separated-r50 mimicdet.r101-800")
 
 
 def test_equal_rois_come_first_and_noise_is_said():

@@ -148,7 +148,9 @@ def tally(outcomes: Sequence[Outcome | ClaimOutcome]) -> dict[str, int]:
 
 
 def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) -> tuple[Path, ...]:
-    """Write tables/, cells.csv, claims.csv, leaderboard.csv, report/index.html and, of latencies, latency.csv below the folder; the paths written.
+    """Write tables/, the files of cells, claims and standings and report/index.html below the folder; the paths written.
+
+    Where there are such records: latency.csv, pareto.csv and sweeps.csv too.
 
     `audit`: what the page's section of that name says, each a title, a text and where to look it up. Drawings come from results/figures.
     """
@@ -166,10 +168,20 @@ def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) 
     files["leaderboard.csv"] = as_csv(standing.lines)
     timed = latencies(standing)
     files |= {"latency.csv": latency_csv(timed)} if timed else {}
+    files |= _swept(standing.records)
     files["report/index.html"] = page(standing, Beside(drawings(places.home() / "results" / "figures"), audit)).encode()
     for name, data in files.items():
         write_atomically(folder / name, data)
     return tuple(folder / name for name in files)
+
+
+def _swept(records: Sequence[Record]) -> dict[str, bytes]:
+    """pareto.csv and sweeps.csv, where `leandet pareto` has kept what they hold."""
+    from bench import sweeps
+    from bench.pareto_record import CSV_HEAD, csv_rows
+
+    points, found = csv_rows(records), sweeps.sweeps(records)
+    return ({"pareto.csv": _csv(CSV_HEAD, points)} if points else {}) | ({"sweeps.csv": sweeps.as_csv(found)} if found else {})
 
 
 def latencies(standing: Standing) -> tuple[Record, ...]:

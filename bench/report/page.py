@@ -15,6 +15,7 @@ from bench.evidence import RUNS, machine_of
 from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
 from bench.report import by_table, claim_cells, latencies, number, tally
+from bench.report.pareto_view import COSTS, swept, views
 from bench.report.plots import chart
 from bench.report.provenance import environments, gist, of_line, rebuild, sources
 from bench.report.trade_offs import trade_offs
@@ -95,6 +96,8 @@ def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
         "counts": _counts(standing),
         "lines": [_line(line, firsts) for line in standing.lines], "choices": _choices(standing),
         "trade_offs": [(group, [_ours(plot) for plot in group.plots]) for group in trade_offs(standing.lines, standing.records)],
+        "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)], "costs": tuple(COSTS.values()),
+        "sweeps": [(each, [_ours(plot) for plot in each.plots]) for each in swept(standing.records)],
         "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
         "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),
         "charts": [_ours(drawing) for drawing in curves(standing.records)],

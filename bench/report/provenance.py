@@ -81,8 +81,9 @@ def rebuild(record: Record) -> str:
     row, data = f"{record.paper}.{record.row}", str(record.context.get("data", ""))
     if record.kind == "cost":
         return f"leandet cost {record.paper}"
-    if record.kind in {"pretrain", "plateau"}:
-        return f"leandet run {record.id}{_data_option(data)}"
+    if record.kind in {"pretrain", "plateau", "pareto"}:
+        asked = f"pareto --tier {record.tier} --machine {machine_of(record)}" if record.kind == "pareto" else f"run {record.id}"
+        return f"leandet {asked}{_data_option(data)}"
     if record.kind == "score":
         return f"leandet score --predictions FILE --name {record.row}{_data_option(data)}"
     if record.kind == "training":

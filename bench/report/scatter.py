@@ -25,39 +25,59 @@ class Point:
     high: float = nan
     far: float = nan
     reference: bool = False  # others are judged against it: a square
+    beaten: bool = False  # another row costs no more and is better for certain: grey
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """Where numbers lie in a picture, evenly or by their logarithm."""
+
     start: float
     end: float
     first: int  # in the picture
     last: int
+    logarithmic: bool = False
 
     def at(self, value: float) -> float:
-        return self.first + (self.last - self.first) * (value - self.start) / (self.end - self.start)
+        """The place of a number in the picture."""
+        start, end, value = (log10(each) for each in (self.start, self.end, value)) if self.logarithmic else (self.start, self.end, value)
+        return self.first + (self.last - self.first) * (value - start) / (end - start)
+
+    def ticks(self) -> list[float]:
+        """The numbers that are written along it."""
+        return decades(self.start, self.end) if self.logarithmic else steps(self.start, self.end)
 
 
-def scatter(title: str, points: Sequence[Point], *, horizontal: str, vertical: str) -> str:
-    """A figure of the points, costs from zero, accuracies around what was measured; nothing is fetched, every text is escaped."""
-    most = max(_ends(points, "x", "far"))
-    x = _Axis(0.0, 1.06 * most if most > 1e-9 else 1.0, LEFT, WIDTH - RIGHT)
+def scatter(title: str, points: Sequence[Point], *, horizontal: str, vertical: str, logarithmic: bool = False) -> str:
+    """A figure of the points, accuracies around what was measured; nothing is fetched, every text is escaped.
+
+    Costs begin at zero; `logarithmic`, where they span decades, they have the distance of their ratio, and all must be above zero.
+    """
+    x = _costs(points, logarithmic=logarithmic)
     low, high = min(_ends(points, "y", "low")), max(_ends(points, "y", "high"))
     room = max(0.12 * (high - low), 0.5)
-    y = _Axis(low - room, high + room, HEIGHT - BOTTOM, TOP)
+    y = Axis(low - room, high + room, HEIGHT - BOTTOM, TOP)
     body = [*_frame(x, y, horizontal, vertical), *(_mark(point, x, y) for point in points), *_labels(points, x, y)]
     head = f'<figure><figcaption>{escape(title)}</figcaption><svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="group"'
     return f'{head} aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg></figure>'
+
+
+def _costs(points: Sequence[Point], *, logarithmic: bool) -> Axis:
+    found = _ends(points, "x", "far")
+    most = max(found)
+    if logarithmic:
+        return Axis(min(found) / 1.25, most * 1.25, LEFT, WIDTH - RIGHT, logarithmic=True)
+    return Axis(0.0, 1.06 * most if most > 1e-9 else 1.0, LEFT, WIDTH - RIGHT)
 
 
 def _ends(points: Sequence[Point], *names: str) -> list[float]:
     return [value for point in points for name in names if not isnan(value := getattr(point, name))]
 
 
-def _mark(point: Point, x: _Axis, y: _Axis) -> str:
+def _mark(point: Point, x: Axis, y: Axis) -> str:
     """A point that can be reached by keyboard and is read out whole; hollow where no interval could be given."""
     at, up = x.at(point.x), y.at(point.y)
-    kind = f"pt{' ref' if point.reference else ''}{' one' if isnan(point.low) else ''}"
+    kind = f"pt{' ref' if point.reference else ''}{' one' if isnan(point.low) else ''}{' beaten' if point.beaten else ''}"
     out = [f'<g class="{kind}" tabindex="0" role="img"><title>{escape(point.said)}</title>']
     if not isnan(point.low):
         top, bottom = y.at(point.high), y.at(point.low)
@@ -68,7 +88,7 @@ def _mark(point: Point, x: _Axis, y: _Axis) -> str:
     return "".join([*out, shape, "</g>"])
 
 
-def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> list[str]:
+def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
     """Names where there is room for them; the others are told by their point alone."""
     taken: list[Box] = []
     for point in points:
@@ -78,6 +98,8 @@ def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> list[str]:
         taken.append((at - 5, min(top, up - 5), max(at, at if isnan(point.far) else x.at(point.far)) + 5, max(bottom, up + 5)))
     out = []
     for point, own in zip(points, tuple(taken), strict=True):
+        if not point.name:
+            continue
         at, up, wide = x.at(point.x), y.at(point.y), GLYPH * len(point.name)
         beside = ((own[2] + 3, up + 3.5), (at - 8 - wide, up + 3.5))
         for left, base in (*beside, (at - wide / 2, own[1] - 4), (at - wide, own[1] - 4), (at - wide / 2, own[3] + 11), (at - wide, own[3] + 11)):
@@ -97,17 +119,23 @@ def _overlap(first: Box, second: Box) -> bool:
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
-def _frame(x: _Axis, y: _Axis, horizontal: str, vertical: str) -> list[str]:
+def _frame(x: Axis, y: Axis, horizontal: str, vertical: str) -> list[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     out = [f'<path class="grid" d="M{LEFT} {y.at(value):.1f}H{right}"/>' for value in steps(y.start, y.end)]
     out.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
-    out += [f'<text class="n" x="{x.at(value):.1f}" y="{bottom + 14}" text-anchor="middle">{value:g}</text>' for value in steps(x.start, x.end)]
+    out += [f'<text class="n" x="{x.at(value):.1f}" y="{bottom + 14}" text-anchor="middle">{value:g}</text>' for value in x.ticks()]
     out += [f'<text class="n" x="{LEFT - 6}" y="{y.at(value) + 3.5:.1f}" text-anchor="end">{value:g}</text>' for value in steps(y.start, y.end)]
     out.append(f'<text x="{(LEFT + right) / 2:g}" y="{HEIGHT - 7}" text-anchor="middle">{escape(horizontal)}</text>')
     out.append(
         f'<text transform="rotate(-90 11 {(TOP + bottom) / 2:g})" x="11" y="{(TOP + bottom) / 2:g}" text-anchor="middle">{escape(vertical)}</text>'
     )
     return out
+
+
+def decades(start: float, end: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two numbers above zero."""
+    powers = range(floor(log10(start)), ceil(log10(end)) + 1)
+    return [value for power in powers for factor in (1, 2, 5) if start <= (value := factor * 10.0**power) <= end]
 
 
 def steps(start: float, end: float) -> list[float]:

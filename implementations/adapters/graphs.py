@@ -11,7 +11,8 @@ import hashlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from bench.types import Batch, Detections, Unavailable, UserError
 from implementations.baselines.retinanet import Dense, RetinaNet
+from implementations.layers import averages
 from implementations.layers.regions import Answers, flatten
 from implementations.layers.rpn import Proposals, Scored
 from implementations.layers.two_stage import Raw, TwoStage
@@ -40,13 +42,14 @@ class Body(nn.Module):
         self.dense = isinstance(detector, RetinaNet)
         self.head = detector.head if self.dense else detector.rpn.head
         self.levels = None if self.dense else len(detector.config.rpn.anchor_sizes)
+        self.stem = None if self.dense else _stem(detector)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> logits, offsets, maps."""
+        """(B, 3, H, W) -> logits, offsets, maps, and where the second stage has a stem what that makes of the last map."""
         maps = self.backbone(pixels)
         maps = maps if self.neck is None else self.neck(*maps)
         logits, deltas = self.head(*maps[: self.levels])
-        return (logits, deltas, *maps)
+        return (logits, deltas, *maps) if self.stem is None else (logits, deltas, *maps, self.stem(maps[-1]))
 
 
 class Head(nn.Module):
@@ -68,6 +71,7 @@ def export(detector: Any, folder: Path, *, size: tuple[int, int] = (128, 160)) -
     Unavailable where the exporter is not installed or an operator has no counterpart; the text is one line.
     """
     detector = detector.eval()
+    _require_one_head(detector)
     body = folder / BODY
     outputs = ["logits", "deltas", *(f"map{i}" for i in range(_maps(detector)))]
     free = {"pixels": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch", 1: "anchors"}, "deltas": {0: "batch", 1: "anchors"}}
@@ -82,16 +86,32 @@ def export(detector: Any, folder: Path, *, size: tuple[int, int] = (128, 160)) -
     return body, head
 
 
+def _require_one_head(detector: Any) -> None:
+    """Unavailable for a second stage that is not one pooling and one head, as a cascade's heads are."""
+    stage = None if isinstance(detector, RetinaNet) else getattr(detector, "regions", None)
+    if stage is not None and not all(hasattr(stage, name) for name in ("pool", "head")):
+        raise Unavailable(f"{type(stage).__name__} is not one pooling and one head, which are exported; take a row that is, or @fused")
+
+
+def _stem(detector: Any) -> nn.Module | None:
+    """What a second stage does once an image, before it pools; None where it does nothing."""
+    return getattr(detector.regions, "stem", None)
+
+
 def _maps(detector: Any) -> int:
     """How many maps the body gives."""
     strides = len(detector.config.strides)
-    return strides if isinstance(detector, RetinaNet) or detector.neck is None else strides + 1
+    if isinstance(detector, RetinaNet):
+        return strides
+    return strides + (detector.neck is not None) + (_stem(detector) is not None)
 
 
 def _write(module: nn.Module, example: Tensor, path: Path, names: tuple[str, list[str], Mapping[str, Mapping[int, str]]]) -> None:
     given, outputs, free = names
+    module.eval()  # with all that it holds: the exporter leaves a module in the mode that it had itself
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), constant_windows(), warnings.catch_warnings():
+            module(example)  # makes the windows
             warnings.simplefilter("ignore")  # the tracer's, of what it takes as constant: sizes that are given as free are not
             torch.onnx.export(
                 module, (example,), str(path), input_names=[given], output_names=outputs, dynamic_axes=free, opset_version=OPSET, dynamo=False
@@ -100,6 +120,17 @@ def _write(module: nn.Module, example: Tensor, path: Path, names: tuple[str, lis
         raise Unavailable(f"export to ONNX: {error.name or error} is not installed; next: pip install onnx") from error
     except torch.onnx.errors.UnsupportedOperatorError as error:
         raise Unavailable(f"export to ONNX: {' '.join(str(error).split())[:200]}; take a row whose convolutions are plain (FD)") from error
+
+
+@contextmanager
+def constant_windows() -> Iterator[None]:
+    """Let averages have their windows as constants of a graph: to the tracer a side is a tensor, which is in no cache, and ONNX has no kron."""
+    made = averages.windows
+    averages.windows = lambda side, length: made(int(side), int(length))  # type: ignore[assignment]  # without what a cache can do besides
+    try:
+        yield
+    finally:
+        averages.windows = made
 
 
 def operators(path: Path) -> tuple[str, ...]:
@@ -225,7 +256,8 @@ class DeployedTwoStage:
         logits, deltas, *maps = body(batch.pixels.contiguous())
         proposals, _ = self.propose(maps, batch, logits, deltas)
         rois = flatten(proposals.boxes, proposals.valid)
-        scores, offsets = head(self.detector.regions.pool(maps, rois).contiguous())
+        source = maps if _stem(self.detector) is None else maps[-1:]
+        scores, offsets = head(self.detector.regions.pool(source, rois).contiguous())
         answers = Answers(rois, scores.softmax(1), offsets, tuple(proposals.valid.sum(1).tolist()))
         return Raw(answers, batch.sizes, batch.originals)
 

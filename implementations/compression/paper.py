@@ -7,7 +7,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from bench.spec import Claim, Column, CostRule, Effort, Paper, Recipe, Request, Row, Setting, Table, Train, Transform, Verdict
+from bench.spec import Claim, Column, CostRule, Effort, Paper, Recipe, Request, Row, Series, Setting, Sweep, Table, Train, Transform, Verdict
 
 # Section 2: a custom dataset, Faster R-CNN with ResNet-50 and FPN. 20 classes: not stated, and 12 to 29 give its 41.4 M parameters. 800 / 1333 is
 # detectron2's default.
@@ -121,6 +121,33 @@ TABLES = (
         (Column(""), Column(""), Column("ap", unattempted=PRIVATE), Column("size_mb", tolerance=ROUNDED)),
     ),
 )
+
+# ---- the curves of the table: accuracy over sparsity, a sweep a block
+
+
+def _series(name: str, block: str, **kind: Any) -> Series:
+    """The rows of a block that were pruned in one way, and (weights, one-shot) where Table 1 prints it."""
+    key = "-".join(part for part in ("units" if kind.get("units") else "", block, "{}", "tuned" if kind.get("tuned") else "") if part)
+    known = {row.key for row in (*_WEIGHTS, *_UNITS, *_TUNED)}
+    rows = tuple((float(percent), key.format(percent)) for percent in PERCENT if key.format(percent) in known)
+    if kind:
+        return Series(name, rows)
+    first = 9 * list(BLOCKS).index(block)
+    return Series(name, rows, ("T1", 2), tuple((float(percent), first + place) for place, percent in enumerate((0, *PERCENT))))
+
+
+def _sweep(block: str) -> Sweep:
+    series = (
+        _series("weights", block),
+        _series("weights, tuned", block, tuned=True),
+        _series("units", block, units=True),
+        _series("units, tuned", block, units=True, tuned=True),
+    )
+    kept = tuple(each for each in series if each.rows)
+    return Sweep(block, f"Sparsity of {BLOCKS[block]}", "per cent pruned", (0.0, "dense"), kept, flat_to=30.0)
+
+
+SWEEPS = tuple(_sweep(block) for block in BLOCKS)
 
 # ---- claims: `case` is a bench.claims.Case
 
@@ -253,5 +280,6 @@ PAPER = Paper(
     rows=(_DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *_EIGHT_BITS, *_OTHERS),
     tables=TABLES,
     claims=CLAIMS,
+    sweeps=SWEEPS,
     costs=CostRule(size="mb", scope="model"),
 )

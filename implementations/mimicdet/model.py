@@ -66,6 +66,7 @@ class Settings:
     mimicked: Mimicked = "logits"
     both_learn: bool = False
     staggered: bool = True  # False: the T-head reads P3 to P7, as the S-head does
+    with_p2: bool = False  # P2's layers are built though nobody reads them: rows that start from this one find a place for theirs
     alignment: Alignment = "guided*"
     paths: Literal[1, 2] = 2  # of the S-head's features: 1 where they are not split
     taught_by: str = ""  # key of the row of a fixed teacher with a backbone of its own
@@ -87,7 +88,7 @@ class Settings:
     @property
     def fine(self) -> bool:
         """Whether P2 is built."""
-        return bool(self.teacher) and self.staggered
+        return self.with_p2 or (bool(self.teacher) and self.staggered)
 
 
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -139,24 +140,32 @@ def config_of(settings: Settings, request: Request) -> MimicDetConfig:
 
 
 class Heads(nn.Module):
-    """What stands behind the refinement module: the S-head, the T-head, or both."""
+    """What stands behind the refinement module: the S-head, the T-head, or both; with a separated backbone also a fixed teacher.
 
-    def __init__(self, settings: Settings, widths: Widths) -> None:
+    What a row starts from below the paper's tier holds none of it (`load_body`): a fixed teacher brings its own weights.
+    """
+
+    def __init__(self, settings: Settings, widths: Widths, fixed: MimicDet | None) -> None:
         super().__init__()
         self.student = SHead(widths, settings.alignment, paths=settings.paths) if settings.student else None
         self.teacher = teacher_head(widths, settings.teacher) if settings.teacher else None
+        self.fixed = fixed.requires_grad_(requires_grad=False) if fixed is not None else None
 
 
 class MimicDet(nn.Module):
-    """Backbone, staggered pyramid, refinement module, heads; with a separated backbone also a fixed teacher."""
+    """Backbone, staggered pyramid, refinement module, heads."""
 
     def __init__(self, config: MimicDetConfig, body: tuple[nn.Module, StaggeredPyramid], teacher: MimicDet | None = None) -> None:
         super().__init__()
         self.config = config
         self.backbone, self.neck = body
         self.refinement = Refinement(config.widths.channels, config.refinement)
-        self.regions = Heads(config.settings, config.widths)
-        self.teacher = teacher.requires_grad_(requires_grad=False) if teacher is not None else None
+        self.regions = Heads(config.settings, config.widths, teacher)
+
+    @property
+    def teacher(self) -> MimicDet | None:
+        """The fixed teacher with a backbone of its own, where there is one."""
+        return self.regions.fixed
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad to a multiple of 32."""
@@ -214,7 +223,7 @@ class MimicDet(nn.Module):
             least, most = config.jitter
             batch = jittered(images, [target.seed for target in targets], range(least, most + 1), config.longer)
         truth = collate(targets, batch)
-        maps = self.maps(batch.pixels, fine=True)
+        maps = self.maps(batch.pixels, fine=self.regions.teacher is not None)
         refined = self.refinement(maps[-LEVELS:], sizes_of(batch))
         losses = self.refinement.losses(refined, truth)
         proposals = labelled(self.refinement.proposals(refined), truth, config.regions)
@@ -289,14 +298,18 @@ def build_mimicdet(request: Request, **options: Any) -> MimicDet:
 
 
 def body_of(settings: Settings, request: Request) -> tuple[nn.Module, StaggeredPyramid]:
-    """Backbone and pyramid, with P2 only where a T-head reads it; batch norms fixed."""
+    """Backbone and pyramid, with P2 only where a T-head reads it (or will, in rows that start from this one); batch norms fixed."""
     name, outputs = request.setting.backbone, 4 if settings.fine else 3
     spec: Backbone = request.scale.backbones[RESNEXT.get(name, name)]  # type: ignore[assignment]  # a row of this paper names no other kind
     net = ResNeXt(spec, outputs=outputs) if name in RESNEXT else ResNet(spec, outputs=outputs)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(requires_grad=False)
-    return net, StaggeredPyramid(net.channels, request.scale.channels(256))
+    neck = StaggeredPyramid(net.channels, request.scale.channels(256))
+    if settings.fine and not settings.teacher:  # nobody reads P2 here
+        for name in ("lateral2", "output2"):
+            neck.get_submodule(name).requires_grad_(requires_grad=False)
+    return net, neck
 
 
 def take_weights(detector: MimicDet, weights: Mapping[str, Tensor]) -> None:

@@ -132,11 +132,13 @@ class DecomposedConv(nn.Module):
             counted: Tensor = norm(self._joined([part(x) for part in self.parts]))
             return counted
         factor, bias = folded(norm)
-        sizes = [part.channels for part in self.plan.parts]
-        pieces = zip(self.parts, factor.split(sizes), bias.split(sizes), strict=True)
-        return self._joined(
-            [F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, conv.stride, conv.padding, conv.dilation) for conv, scale, shift in pieces]
-        )
+        outputs, first = [], 0
+        for conv, part in zip(self.parts, self.plan.parts, strict=True):
+            own = slice(first, first + part.channels)  # no split(): the exporter folds slices of constants, and a deployed graph holds convolutions
+            weight = conv.weight * factor[own].view(-1, 1, 1, 1)
+            outputs.append(F.conv2d(x, weight, bias[own], conv.stride, conv.padding, conv.dilation))
+            first += part.channels
+        return self._joined(outputs)
 
     def _joined(self, outputs: list[Tensor]) -> Tensor:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)

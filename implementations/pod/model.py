@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -62,6 +63,10 @@ Base = Literal["c4", "fpn", "retina"]
 Phase = Literal["gsl", "fd"]
 Begin = Literal["pretrained", "transferred"]
 FROZEN = 2  # conv1 and stage 2, as the baselines
+NAMING = (
+    "regions.head.predictor.",
+    "head.class_subnet.predict.",
+)  # the layers with an output a class: data of other classes leaves the rest as it is
 
 
 @dataclass(frozen=True)
@@ -210,18 +215,46 @@ def block_name(parameter: str) -> str:
     return parameter if at is None else f"R{int(parts[at][-1]) + 1}{int(parts[at + 1]) + 1} ({'.'.join(parts[at + 2 :])})"
 
 
+def continued(detector: nn.Module, path: Path) -> None:
+    """Fill a plain detector from the weights of a trained one of its kind, but for the layers that name classes; UserError if it has another net."""
+    weights = load_file(path)
+    kept = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith(NAMING)}
+    wrong = [name for name, tensor in kept.items() if name not in weights or weights[name].shape != tensor.shape]
+    if wrong:
+        raise UserError(f"{path}: {block_name(wrong[0])} does not match this row's net; allowed are the weights of the row that is its body")
+    detector.load_state_dict({name: weights[name] for name in kept}, strict=False)
+    freeze(detector.get_submodule("backbone"), FROZEN)
+
+
+def started(detector: nn.Module, path: Path) -> None:
+    """Put the first weights into a plain detector: a pretrained backbone's, or all of a trained detector's that its kind of data leaves the same."""
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+    whole = any(name in names for name in detector.state_dict() if not name.startswith("backbone."))
+    continued(detector, path) if whole else load_backbone(detector, path, frozen=FROZEN)
+
+
 def begun(detector: nn.Module, settings: Pod, inputs: Mapping[str, Path]) -> None:
     """Put the first weights into the detector while it is still plain, so that what replaces its convolutions starts from them."""
     if settings.begin == "transferred" and settings.scales_of in inputs:
         transfer(detector, inputs[settings.scales_of])
         freeze(detector.get_submodule("backbone"), FROZEN)
     elif PRETRAINED in inputs:
-        load_backbone(detector, inputs[PRETRAINED], frozen=FROZEN)
+        started(detector, inputs[PRETRAINED])
 
 
 # ---- the rows: (request, **options) -> Trainable
 
 BASES: dict[str, Callable[..., Any]] = {"c4": faster_rcnn_c4, "fpn": faster_rcnn_fpn, "retina": retinanet}
+
+
+def build_baseline(request: Request, *, detector: Base) -> TwoStage | RetinaNet:
+    """A detector without the method, from the same first weights as those with it."""
+    checked("build_baseline: detector", detector, get_args(Base))
+    made: TwoStage | RetinaNet = BASES[detector](request)
+    if PRETRAINED in request.inputs:
+        started(made, request.inputs[PRETRAINED])
+    return made
 
 
 def build_pod(request: Request, *, jitter: Sequence[int] = (), **options: Any) -> TwoStage | RetinaNet:
