@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,13 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 # Outside the project where told so (continuous integration keeps it between runs), else .nox/leandet.
 SHARED = os.environ.get("LEANDET_VENV", str(HERE / ".nox" / "leandet"))
+
+# mmdet's operators build with an older torch alone, so that it has an environment of its own, with detectron2; kept between runs likewise.
+FRAMEWORKS = os.environ.get("LEANDET_MMDET_VENV", str(HERE / ".nox" / "mmdet"))
+OLDER = ("setuptools<80", "wheel", "ninja", "torch==2.8.0", "torchvision==0.23.0")
+MMCV, MMDET = "mmcv==2.1.0", ("mmdet==3.3.0", "mmengine==0.10.7")
+DETECTRON2 = "https://github.com/facebookresearch/detectron2"
+FRAMEWORK_TESTS = ("tests/test_mmdet.py", "tests/test_detectron2.py", "tests/test_same_weights.py", "tests/test_library_checkpoints.py")
 
 PROGRAMS = Path(SHARED) / ("Scripts" if os.name == "nt" else "bin")
 
@@ -72,6 +80,52 @@ def transformers(session: nox.Session) -> None:
     run(session, "pytest", "tests/test_transformers.py", "--durations=5", *session.posargs)
 
 
+def set_up_frameworks(session: nox.Session) -> str:
+    """The Python of an environment with mmdet, its operators built for two cores in about seven minutes and then kept in pip's cache; and leandet."""
+    python = str(Path(FRAMEWORKS) / PROGRAMS.name / "python")
+    if not Path(python).exists():
+        session.run(sys.executable, "-m", "venv", FRAMEWORKS)
+    session.env["PATH"] = os.pathsep.join((str(Path(python).parent), os.environ.get("PATH", "")))  # ninja is called by name
+    session.env |= {"MMCV_WITH_OPS": "1", "FORCE_CUDA": "0", "CFLAGS": "-g0"}
+    session.env.setdefault("MAX_JOBS", os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)))
+    install = (python, "-m", "pip", "install", "-q")
+    session.run(*install, *OLDER)
+    session.run(*install, "--no-build-isolation", MMCV)
+    session.run(*install, *MMDET)
+    session.run(*install, "-e", ".", *OLDER, *nox.project.dependency_groups(PROJECT, "tests"))
+    return python
+
+
+@chore
+def mmdet(session: nox.Session) -> None:
+    """Detectors of mmdet for real, in their environment: the contract, and one set of weights through ours and theirs."""
+    session.run(set_up_frameworks(session), "-m", "pytest", "-rs", *(session.posargs or [*FRAMEWORK_TESTS, "--durations=10"]))
+
+
+@chore
+def detectron2(session: nox.Session) -> None:
+    """Detectors of detectron2 likewise: from the folder in LEANDET_DETECTRON2, else from its repository where that can be reached."""
+    source = os.environ.get("LEANDET_DETECTRON2", "")
+    if source and not (Path(source) / "setup.py").is_file():
+        session.error(f"LEANDET_DETECTRON2={source}: no folder with detectron2's setup.py; clone {DETECTRON2} there")
+    if not source and not reached(DETECTRON2):
+        session.skip(f"detectron2 is in no registry and {DETECTRON2} cannot be reached; name a clone of it in LEANDET_DETECTRON2")
+    python = set_up_frameworks(session)
+    session.run(python, "-m", "pip", "install", "-q", "--no-build-isolation", source or f"git+{DETECTRON2}", *OLDER)
+    session.run(python, "-m", "pytest", "-rs", *(session.posargs or [*FRAMEWORK_TESTS, "--durations=10"]))
+
+
+def reached(repository: str) -> bool:
+    """Whether git can read a repository from here, within half a minute."""
+    try:
+        words = ["git", "ls-remote", "-q", "--exit-code", repository, "HEAD"]
+        silent = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        asked = subprocess.run(words, env=silent, capture_output=True, timeout=30, check=False)  # noqa: S603 - a fixed command
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
+
+
 @chore
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format."""
@@ -89,7 +143,14 @@ def types(session: nox.Session) -> None:
 
 @chore
 def bench(session: nox.Session) -> None:
-    """Speed: ours against torchvision's own detector, like with like, interleaved in one run; with `-- --compare` against the merge base."""
+    """Speed: ours against torchvision's own detector, like with like, interleaved in one run; with `-- --compare` against the merge base.
+
+    With `-- --frameworks` ours, torchvision, mmdet and detectron2 as far as they are installed, in mmdet's environment.
+    """
+    if "--frameworks" in session.posargs:
+        words = [word for word in session.posargs if word != "--frameworks"]
+        session.run(set_up_frameworks(session), "-m", "pytest", "tests/bench/test_frameworks_speed.py", "-m", "bench", "-s", *words)
+        return
     set_up(session, "tests")
     if "--compare" in session.posargs:
         run(session, "python", "-m", "bench.regression", *(word for word in session.posargs if word != "--compare"))

@@ -20,7 +20,7 @@ from typing import Any
 from bench.machine import installed
 from bench.types import Unavailable, UserError
 
-BUILT_IN = ("torchvision", "transformers", "onnx", "openvino", "python")
+BUILT_IN = ("torchvision", "mmdet", "detectron2", "transformers", "onnx", "openvino", "python")
 FOLDER = "implementations.adapters"  # found by name: bench imports no implementation
 GROUP, DETECTORS, DATASETS = "leandet.adapters", "leandet.detectors", "leandet.datasets"  # entry points
 NAME = re.compile(r"(?P<key>[a-z][a-z0-9_-]*):(?P<rest>.+)")

@@ -86,13 +86,13 @@ def built_pair(pair: Pair, request: Request, build: Callable[[Request], Any]) ->
     if not theirs.two_stage:
         theirs.model.detections_per_img = ours.config.detections  # torchvision's RetinaNet keeps 300, ours as its paper 100
     with torch.no_grad():
-        _enliven(theirs.model)
+        enliven(theirs.model)
         _spread(theirs, pair)
     ours.load_state_dict(dict(_renamed(theirs.model.state_dict(), pair, request.classes)))
     return ours, theirs
 
 
-def _enliven(model: nn.Module) -> None:
+def enliven(model: nn.Module) -> None:
     """Random weights: norms with statistics of their own, damped branches, bold predictors."""
     generator = torch.Generator().manual_seed(7)
     for name, tensor in model.state_dict().items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +68,28 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -
     if wrong:
         raise UserError(f"{path.name}: a checkpoint of another model than {what}: {wrong}; give one of {what}, or name the model that it is of")
     model.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
+
+
+def classes_of(state: Mapping[str, Tensor], classes: int, shapes: Callable[[int], Mapping[str, Tensor]]) -> int:
+    """How many classes a state is of: from the first tensor whose first side grows with them; `classes` where none tells.
+
+    `shapes` gives a model's own state for so many classes.
+    """
+    one, more = shapes(classes), shapes(classes + 1)
+    theirs = named_as(one, state) | {name.removeprefix(OURS): tensor for name, tensor in state.items()}
+    for name, tensor in one.items():
+        step = more[name].shape[0] - tensor.shape[0] if tensor.ndim and name in more else 0
+        if step and name in theirs and theirs[name].ndim:
+            return max(1, classes + round((theirs[name].shape[0] - tensor.shape[0]) / step))
+    return classes
+
+
+def apart(state: Any) -> Any:
+    """A state in which tensors that several names share are copied: a file of safetensors keeps no two names of one tensor."""
+    seen = set[tuple[int, int]]()
+    for name, tensor in state.items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+        if place in seen and not tensor.is_meta and tensor.numel():
+            state[name] = tensor.clone()
+        seen.add(place)
+    return state
