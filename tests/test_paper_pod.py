@@ -216,6 +216,29 @@ def test_at_the_papers_own_scale_a_learnt_number_is_judged(value, word):
     assert [o.outcome for o in found if o.column == "R46" and o.measured == value] == [word]
 
 
+def timed(row, base, whole_ms, ratio=None):
+    """A latency record of a row, in turns with its baseline at equal RoIs, as `leandet time` leaves it."""
+    values = {"whole_ms": whole_ms} | (dict(zip(("whole_ratio", "whole_ratio_low", "whole_ratio_high"), ratio, strict=True)) if ratio else {})
+    context = {"against": [f"pod.{base}.paper", "w"] if ratio else [], "rois_given": 300, "quiet": "ok", "machine": {"name": "desk"}}
+    context |= {"device": "cpu", "precision": "float32"}
+    return Record(f"pod.{row}.paper.latency.1", "latency", "pod", row, "paper", 0, "ok", "", "now", values, context=context)
+
+
+def test_table_4s_times_are_judged_by_their_ratio_to_the_baseline():
+    """GSL is printed 1.5 to 1.7 times as slow, FD 1.01 times; a deployed form is a row of its own."""
+    bases = ("c4-r50", "c4-r101", "retina-r50")
+    records = [timed(base, base, 150.0) for base in bases]
+    records += [timed(f"{base}-gsl", base, 240.0, (1.6, 1.45, 1.75)) for base in bases]
+    records += [timed(f"{base}-fd", base, 151.0, (1.006, 0.99, 1.02)) for base in bases]
+    records.append(replace(timed("c4-r50-fd", "c4-r50", 90.0, (0.6, 0.5, 0.7)), row="c4-r50-fd@onnx"))
+    found = {o.key: o for o in compare(PAPER, ENTRY.published, evidence(records)) if o.table == "T4" and o.kind == "latency"}
+    wanted = {"": 150.0, "-gsl": 240.0, "-fd": 151.0}
+    assert {key: o.measured for key, o in found.items()} == {f"{base}{end}": value for base in bases for end, value in wanted.items()}
+    assert {found[f"{base}-gsl"].outcome for base in bases} == {"reproduced"}
+    assert {found[base].outcome for base in bases} == {"undecided"}
+    assert all("300 RoIs each" in o.reason for o in found.values())
+
+
 # ---- sentences
 
 

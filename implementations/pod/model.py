@@ -22,7 +22,8 @@ Decided here without an option:
 - Positions outside of the map are 0, as with the plain convolution's padding.
 - Test size 800 / 1333 (not stated; it is the field's with COCO). The stride of a C4 head stands in its first 1x1, of a backbone in the 3x3.
 - FPN's RoI head is that of two fully connected layers. RetinaNet is torchvision's: nine anchors, L1, suppression over the best 1000 of a level.
-- FD-WT takes everything from GSL, its detector's head too, as section 3.3 says "finetune"; FD only the pretrained backbone.
+- FD-WT takes everything from GSL, its detector's head too, as section 3.3 says "finetune"; FD what GSL started from: at the paper's tier the
+  pretrained backbone, below it a trained detector without the method, but for the layers that name classes (see README.md).
 - Norm statistics are fixed and its scale and shift learn, where the paper has synchronised batch norm: a proxy run has one process and small batches.
 - No horizontal flips, as in every row of this project (the drawn data's classes are each other's mirror images).
 - Without a run to take scales from (to count and to time at the paper's scale) FD has Table 3's: see averages.printed_averages.
