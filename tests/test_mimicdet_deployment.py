@@ -95,3 +95,13 @@ def test_what_has_no_student_is_refused(detector: nn.Module | str) -> None:
     given = build_detector(PAPER.row(detector), SCALES["smoke"], 5, seed=0) if isinstance(detector, str) else detector
     with pytest.raises(UserError, match="no S-head that answers"):
         kept(given)
+
+
+@needs_kernels
+def test_boxes_that_decode_to_nothing_leave_nothing_to_answer() -> None:
+    detector = student("mimicdet")
+    head = detector.refinement.head  # type: ignore[union-attr]
+    nn.init.zeros_(head.bbox_pred.weight)  # type: ignore[union-attr, arg-type]
+    nn.init.constant_(head.bbox_pred.bias, -40.0)  # type: ignore[union-attr, arg-type]
+    with torch.inference_mode():
+        assert [len(one.boxes) for one in detect(kept(detector), pictures())] == [0, 0]  # type: ignore[arg-type]

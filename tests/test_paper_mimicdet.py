@@ -185,6 +185,34 @@ def test_printed_differences_are_those_of_the_tables():
     assert printed_difference(evidence(), "r101-jitter", "r101-800", "ap") is None  # test-dev against mini-val
 
 
+# ---- latency: Table 6's, and Table 7's two rows, in one interleaved run against the first
+
+
+def timed(row, ratio):
+    """A latency record of a deployed row; `ratio`: its time to that of `deployed-r50-800`."""
+    ends = {"": ratio, "_low": 0.98 * ratio, "_high": 1.02 * ratio} if ratio else {}
+    values = {"whole_ms": 1000.0 * (ratio or 1)} | {f"whole_ratio{end}": value for end, value in ends.items()}
+    about = {"against": ["mimicdet.deployed-r50-800.paper", "w"] if ratio else [], "rois_given": 0, "quiet": "ok", "machine": {"name": "desk"}}
+    about |= {"device": "cpu", "precision": "float32"}
+    return Record(f"mimicdet.{row}.paper.latency", "latency", "mimicdet", row, "paper", 0, "ok", "", "now", values, context=about)
+
+
+def test_times_of_the_deployed_rows_reach_their_cells():
+    """Printed: 34, 44, 63 ms and 38, 55, 80 ms; Table 7 repeats the last and has 132."""
+    printed = {"r50-400": 34, "r50-600": 44, "r50-800": 63, "r101-400": 38, "r101-600": 55, "r101-800": 80, "x101": 132}
+    records = [timed(f"deployed-{key}", ms / 63 if key != "r50-800" else None) for key, ms in printed.items()]
+    found = [
+        o for o in compare(PAPER, ENTRY.published, evidence(records)) if o.kind == "latency" and o.table in {"T6", "T7"} and o.outcome != "quoted"
+    ]
+    words = {(o.table, o.key): o.outcome for o in found}
+    assert words.pop(("T6", "deployed-r50-800")) == "undecided"  # the reference
+    assert len(words) == 5 + 2
+    assert set(words.values()) == {"reproduced"}
+    slow = [timed("deployed-r50-400", 1.2), timed("deployed-x101", 0.8)]
+    words = {o.key: o.outcome for o in compare(PAPER, ENTRY.published, evidence(slow)) if o.kind == "latency"}
+    assert (words["deployed-r50-400"], words["deployed-x101"]) == ("direction reversed", "direction reversed")
+
+
 # ---- sentences
 
 
