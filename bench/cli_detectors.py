@@ -25,7 +25,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
         str, typer.Option("--weights", help="A state dict (.safetensors, .pth) for the one detector named; else random weights.")
     ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Three samples, no percentiles: whether it runs at all. The row is marked.")] = False,
-    images: Annotated[int, typer.Option("--images", help="How many are timed: 11 bound a median, 64 p90.")] = 16,
+    images: Annotated[int, typer.Option("--images", help="How many are timed: 11 bound a median, 64 p90.")] = 11,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0: all cores.")] = 0,
     json: Annotated[

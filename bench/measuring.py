@@ -39,7 +39,7 @@ class Asked:
     data: str = ""
     weights: str = ""
     quick: bool = False
-    images: int = 16
+    images: int = 11  # the least that bound a median
 
 
 @dataclass(frozen=True)
