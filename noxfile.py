@@ -86,7 +86,7 @@ def set_up_frameworks(session: nox.Session) -> str:
     if not Path(python).exists():
         session.run(sys.executable, "-m", "venv", FRAMEWORKS)
     session.env["PATH"] = os.pathsep.join((str(Path(python).parent), os.environ.get("PATH", "")))  # ninja is called by name
-    session.env |= {"MMCV_WITH_OPS": "1", "FORCE_CUDA": "0", "CFLAGS": "-g0"}
+    session.env.update({"MMCV_WITH_OPS": "1", "FORCE_CUDA": "0", "CFLAGS": "-g0"})
     session.env.setdefault("MAX_JOBS", os.environ.get("MAX_JOBS", str(os.cpu_count() or 1)))
     install = (python, "-m", "pip", "install", "-q")
     session.run(*install, *OLDER)

@@ -13,7 +13,7 @@ import multiprocessing
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -122,24 +122,38 @@ def _received(receive: Any, child: Any, name: str) -> Entry:
     return found
 
 
+def kept(path: Path | None, versions: str) -> dict[str, tuple[str, ...]]:
+    """The rows of a table that was begun with the same versions, by name."""
+    if path is None or not path.is_file():
+        return {}
+    with path.open(newline="") as stream:
+        head, _, *found = (tuple(row) for row in csv.reader(stream))
+    return {row[0]: row for row in found} if head[1:] == (versions,) else {}
+
+
+def write(path: Path, versions: str, found: Iterable[tuple[str, ...]]) -> None:
+    """The table, in the order of names."""
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("versions", versions), HEAD, *sorted(found)])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print and write the table."""
+    """Print and write the table; what stands in it already for these versions is kept, so that it can be gone on with."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("framework", choices=PACKAGES)
     parser.add_argument("--only", default="", help="those whose name has this in it")
-    parser.add_argument("--out", type=Path, help="a CSV to write")
+    parser.add_argument("--out", type=Path, help="a CSV to write, or to go on with")
     asked = parser.parse_args(arguments)
     versions, began = " ".join(f"{package} {metadata.version(package)}" for package in PACKAGES[asked.framework]), time.monotonic()
-    chosen = [(name, why) for name, why in every_name(asked.framework) if asked.only in name]
-    found = []
+    found = kept(asked.out, versions)
+    chosen = [(name, why) for name, why in every_name(asked.framework) if asked.only in name and name not in found]
     for place, each in enumerate(entries(asked.framework, chosen), 1):
-        found.append(each)
+        found[each.name] = each.cells()
         print(f"{place}/{len(chosen)}", *each.cells(), sep="  ", flush=True)  # noqa: T201 - a command
-    counts = ", ".join(f"{sum(each.state == state for each in found)} {state}" for state in (BUILDS, REFUSED, FAILS))
+        if asked.out:
+            write(asked.out, versions, found.values())
+    counts = ", ".join(f"{sum(row[1] == state for row in found.values())} {state}" for state in (BUILDS, REFUSED, FAILS))
     print(f"{versions}: {counts} of {len(found)}, in {time.monotonic() - began:.0f} s")  # noqa: T201 - a command
-    if asked.out:
-        with asked.out.open("w", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([("versions", versions), HEAD, *(each.cells() for each in found)])
     return 0
 
 
