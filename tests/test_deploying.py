@@ -63,7 +63,7 @@ def test_a_form_and_a_detector_as_it_learns_are_rows_of_their_own() -> None:
     ("name", "conditions", "said"),
     [
         ("compression.dense@fused", {}, "only a run has an accuracy"),
-        (f"{RUN}@quick", {}, "there is no such form; allowed: fused, compiled, onnx, openvino"),
+        (f"{RUN}@quick", {}, "there is no such form; allowed: fused, kept, compiled, onnx, openvino"),
         ("compression.dense.smoke.s3@fused", {}, "has no weights here; next: leandet run"),
         (f"{RUN}@onnx", {"precision": "bfloat16"}, "graphs are exported in float32"),
         (f"{RUN}@fused", {"threads": 99}, "--threads 99: allowed"),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bench import cli
 from bench.adapted import adapted_paper, runs_of
+from bench.adapters import BUILT_IN
 from bench.contract import photograph
 from bench.datasets import open_split, parse_data
 from bench.datasets.resized import Resized
@@ -269,7 +270,8 @@ def test_check_of_a_papers_row(monkeypatch, capsys, name):
 def test_adapters_are_listed(monkeypatch, capsys):
     code, out, _ = called(monkeypatch, capsys, "list", "--adapters")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()][:5] == ["torchvision", "transformers", "onnx", "openvino", "python"]
+    assert [line.split()[0] for line in out.splitlines()][: len(BUILT_IN)] == list(BUILT_IN)
+    assert {"torchvision", "transformers", "mmdet", "detectron2", "onnx", "openvino", "python"} == set(BUILT_IN)
 
 
 # ---- mistakes
@@ -288,7 +290,7 @@ MISTAKES = [
     pytest.param(f"measure {PLANTED}:broken", "OSError: weights are on the moon", "mend it", marks=pytest.mark.slow),
     ("measure python:truthful:outside", "breaks the contract: boxes inside the image", "leandet check"),
     (f"measure {SSD}@fused", f"give {SSD}", "forms are for PAPER.ROW"),
-    ("measure condensing.fpn-r50@fast", "there is no such form", "fused, compiled, onnx, openvino"),
+    ("measure condensing.fpn-r50@fast", "there is no such form", "fused, kept, compiled, onnx, openvino"),
     ("measure condensing.fpn-r60", "'fpn-r60'", "allowed"),
     (f"measure {SSD} --json /nope/a.json", "--json /nope/a.json: its folder is not there", "give a file"),
     (f"measure {SSD} --csv /", "--csv /: is a folder", "give a file"),
