@@ -32,7 +32,7 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     chosen = ids or _chosen(runs, one_a_paper=one_a_paper)
     for name in chosen:
         run, files = runs.get(name) or with_needs(name, Choice())[-1], _files(name)
-        here([need for need in with_needs(name, Choice())[:-1] if need.id in _inputs(run)], Choice(), quiet=True)
+        here(_inputs(run, runs), Choice(), quiet=True)
         for path in files:
             record = read_record(path)
             found = attest(run, record, path)
@@ -47,10 +47,13 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     return lines or ["no record is stale: nothing to attest"], failed
 
 
-def _inputs(run: Run) -> tuple[str, ...]:
-    """What a replay starts from, and all that this starts from in turn; of a plateau proof the run that it continues is not needed."""
+def _inputs(run: Run, runs: Mapping[str, Run]) -> tuple[Run, ...]:
+    """What a replay starts from, each after what it starts from in turn; of a plateau proof the run that it continues is not needed."""
     direct = run.needs[1:] if run.kind == "plateau" else run.needs
-    return tuple(dict.fromkeys(each.id for need in direct for each in with_needs(need, Choice())))
+    found: dict[str, Run] = {}
+    for need in (runs.get(name) or with_needs(name, Choice())[-1] for name in direct):
+        found |= {each.id: each for each in (*_inputs(need, runs), need)}
+    return tuple(found.values())
 
 
 def _files(name: str) -> list[Path]:
@@ -74,10 +77,12 @@ def _chosen(runs: Mapping[str, Run], *, one_a_paper: bool) -> list[str]:
     cheapest: dict[str, tuple[int, int, str]] = {}
     for record in records:
         if record.kind == "train" and machine.alike(record.context):
-            cheapest[record.paper] = min(cheapest.get(record.paper, (_FAR, 0, "")), (_needed_images(record.id), len(record.id), record.id))
+            cheapest[record.paper] = min(
+                cheapest.get(record.paper, (_FAR, 0, "")), (_needed_images(runs[record.id], runs), len(record.id), record.id)
+            )
     return sorted(name for _, _, name in cheapest.values())
 
 
-def _needed_images(name: str) -> int:
+def _needed_images(run: Run, runs: Mapping[str, Run]) -> int:
     """Images that must be learnt here before this run can be replayed."""
-    return sum(images_of(need) for need in remaining(with_needs(name, Choice())[:-1]))
+    return sum(images_of(need) for need in remaining(_inputs(run, runs)))
