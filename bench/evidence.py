@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from bench.records import machine_of
 from bench.spec import Train
 
 if TYPE_CHECKING:
@@ -220,12 +221,6 @@ def data_of(record: Record) -> str:
     """What it was trained and tested on, in a word, and how many times as long as its tier learns: "coco:bccd", "coco:bccd x10"."""
     length = record.context.get("length", 1)
     return f"{record.context.get('data', '')}{f' x{length}' if length > 1 else ''}"
-
-
-def machine_of(record: Record) -> str:
-    """What ran it, in a word: the name in the record's context."""
-    machine = record.context.get("machine", "")
-    return str(machine.get("name", "")) if isinstance(machine, Mapping) else str(machine)
 
 
 def _turned(found: Difference) -> Difference:

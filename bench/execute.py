@@ -34,7 +34,7 @@ from bench.plan import CLASSIFIERS, Run, continued, effort_of, metrics_digest, r
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
-from bench.records import Record, read_record, write_atomically, write_record
+from bench.records import Record, machine_of, read_record, write_atomically, write_record
 from bench.scales import SCALES
 from bench.schedule import draw_seed
 from bench.spec import PRETRAINED, Backbone, Derive, Paper, Schedule
@@ -137,7 +137,15 @@ def _context(run: Run, setup: Setup, fabric: Fabric) -> dict[str, Any]:
         "precision": machine.precision(),
         "metrics": metrics_digest(),
         "init": setup.init.name if setup.init else "",
+        **_trained_elsewhere(run),
     }  # fmt: skip
+
+
+def _trained_elsewhere(run: Run) -> dict[str, str]:
+    """Where another machine trained the weights that a transform starts from: its numbers stand beside theirs. Empty where this one did."""
+    record = places.run_folder(run.needs[0]) / RECORD if run.kind == "transform" and run.needs else None
+    there = machine_of(read_record(record)) if record is not None and record.exists() else ""
+    return {"trained_on": there} if there not in {"", machine.describe()["name"]} else {}
 
 
 def _job(run: Run, setup: Setup, seed: int) -> Job:

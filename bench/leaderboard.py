@@ -11,7 +11,8 @@ from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS, data_of, machine_of
+from bench.evidence import RUNS, data_of
+from bench.records import machine_of
 from bench.spec import TIERS
 from bench.verdicts import WORDS
 

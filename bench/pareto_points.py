@@ -10,10 +10,11 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import MAIN, RUNS, Evidence, machine_of
+from bench.evidence import MAIN, RUNS, Evidence
 from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
 from bench.plan import canonical, slug
 from bench.published import Published
+from bench.records import machine_of
 from bench.speedup import source_of, speedup_of
 from bench.types import UserError
 

@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench import machine, places
-from bench.evidence import MAIN, RUNS, machine_of
+from bench.evidence import MAIN, RUNS
 from bench.pareto import AXES, HEAD, Costs, Field, Gain, Point, beaten_text, standing, texts
 from bench.pareto_points import SAMPLES
 from bench.plan import slug
-from bench.records import Record, write_record
+from bench.records import Record, machine_of, write_record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -71,3 +71,14 @@ def read_record(path: Path) -> Record:
 def read_records(folder: Path) -> tuple[Record, ...]:
     """Every record under a folder, by path; the predictions beside them stay unread."""
     return tuple(read_record(path) for path in sorted(folder.rglob("*.json")))
+
+
+def machine_of(record: Record) -> str:
+    """The machine whose number it is, in a word: the one that trained the weights, from which a transform of them may have been carried away."""
+    return str(record.context.get("trained_on", "")) or ran_on(record)
+
+
+def ran_on(record: Record) -> str:
+    """What made the record, in a word: the name in its context; empty where none is known."""
+    machine = record.context.get("machine", "")
+    return str(machine.get("name", "")) if isinstance(machine, Mapping) else str(machine)

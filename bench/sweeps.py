@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bench.catalogue import catalogue
-from bench.evidence import SEEDS, machine_of
+from bench.evidence import SEEDS
 from bench.pareto_record import kept_of, pareto_records
+from bench.records import machine_of
 
 if TYPE_CHECKING:
     from bench.pareto_record import Kept

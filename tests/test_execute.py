@@ -19,9 +19,9 @@ from bench.execute import CHECKPOINT, CONSTANT, PREDICTIONS, RECORD, SMOKE, WEIG
 from bench.metrics import score_all
 from bench.metrics.store import read_predictions
 from bench.plan import Choice, plan, schedule_of
-from bench.records import read_record, write_record
+from bench.records import machine_of, ran_on, read_record, write_record
 from bench.scales import SCALES
-from bench.spec import Paper, Row, Setting
+from bench.spec import Paper, Row, Setting, Transform
 from bench.train import TrainingError
 from bench.types import Batch, Detections, Unavailable, UserError
 from implementations.layers.backbones import ResNet
@@ -77,6 +77,7 @@ PAPER = Paper(
         Row("corner", "One box", SETTING, corner, headline=True),
         Row("broken", "Its loss is not a number", SETTING, corner, {"factor": float("nan")}),
         Row("frozen", "Cannot learn", SETTING, unavailable),
+        Row("turned", "The same weights in another form", SETTING, corner, needs=("corner",), recipe=(Transform(),)),
     ),
     (),
     (),
@@ -213,6 +214,22 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_a_record(home):
 def test_a_detector_that_cannot_learn_says_why(home):
     record = execute(runs_of("frozen")["toy.frozen.smoke.s0"], SETUP)
     assert (record.status, record.reason) == ("skipped", "this detector only detects")
+
+
+def test_a_transform_of_weights_that_another_machine_trained_stands_beside_them(home):
+    path, turned = places.run_folder(RUN) / RECORD, runs_of("turned")["toy.turned.smoke.s0"]
+    own = read_record(path)
+    here = execute(turned, SETUP)
+    assert here.kind == "transform"
+    assert "trained_on" not in here.context
+    assert machine_of(here) == ran_on(here) == ran_on(own)
+    (places.run_folder(turned.id) / RECORD).unlink()
+    write_record(replace(own, context=dict(own.context) | {"machine": {"name": "gpu-x1"}}), path)
+    try:
+        carried = execute(turned, SETUP)
+    finally:
+        write_record(own, path)
+    assert (machine_of(carried), ran_on(carried)) == ("gpu-x1", ran_on(own))
 
 
 def test_what_a_run_starts_from_must_be_there(tmp_path, monkeypatch):

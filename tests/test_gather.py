@@ -64,6 +64,17 @@ def test_runs_on_other_images_are_not_paired(folder):
     assert gather.differences(other) == ()
 
 
+def elsewhere(stored, row, **context):
+    return [replace(e, record=replace(e.record, context={**e.record.context, **context})) if e.record.row == row else e for e in stored]
+
+
+def test_a_transform_is_paired_with_the_weights_it_was_made_from_wherever_it_was_made(folder):
+    stored, here = gather.read_stored(folder), {"machine": {"name": "laptop"}}
+    assert gather.differences(elsewhere(stored, "k16-l5", **here)) == ()  # trained there: other weights
+    carried = elsewhere(elsewhere(stored, "k16-l5", trained_on="desk", **here), "fpn-r50", machine={"name": "desk"})
+    assert [found.value for found in gather.differences(carried)] == [found.value for found in gather.differences(stored)]
+
+
 def test_one_seed_has_no_interval(folder):
     assert gather.differences([each for each in gather.read_stored(folder) if each.record.seed == 0]) == ()
 

@@ -71,6 +71,13 @@ def test_what_stands_is_committed_and_its_tables_come_again_byte_for_byte(home, 
     assert run.id.rpartition(".")[0].encode() in made["leaderboard.csv"]
 
 
+def test_a_record_of_weights_trained_elsewhere_is_put_beside_theirs(home):
+    run = a_run()
+    measured(run, context={"machine": {"name": "laptop"}, "trained_on": "gpu-x1"})
+    publish()
+    assert [path.parent.name for path in (home / "results/records").rglob(f"{run.id}.json")] == ["gpu-x1"]
+
+
 def test_what_other_code_made_stays_here(home):
     run = a_run()
     measured(run, digest="of older code")

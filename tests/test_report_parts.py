@@ -91,6 +91,11 @@ def test_a_failed_record_says_why():
     assert source.status == "failed: loss is nan"
 
 
+def test_a_source_says_whose_weights_it_was_made_from():
+    (source,) = sources([run(trained_on="gpu-x1")])
+    assert source.machine == "desk, weights of gpu-x1"
+
+
 def test_the_gist_names_runs_seeds_machine_and_commit():
     records = {each.id: each for each in [*(run(seed=seed) for seed in range(3)), run(kind="plateau"), run("fpn-r50", 4), cost("svd", 1.0)]}
     said = gist(tuple(records), records)

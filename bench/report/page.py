@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.deployed_table import deployed
 from bench.deployed_table import lines as deployed_lines
-from bench.evidence import RUNS, data_of, machine_of
+from bench.evidence import RUNS, data_of
 from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
+from bench.records import machine_of
 from bench.report import by_table, claim_cells, latencies, number, tally
 from bench.report.pareto_view import COSTS, swept, views
 from bench.report.plots import chart

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
 
-from bench.evidence import machine_of
 from bench.pareto import AXES
 from bench.pareto_record import changed, kept_of, pareto_records
+from bench.records import machine_of
 from bench.report.scatter import Point, scatter
 from bench.report.sweep_plot import sweep_plot
 from bench.sweeps import rows as sweep_rows

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.evidence import RUNS, data_of, machine_of
+from bench.evidence import RUNS, data_of
+from bench.records import machine_of, ran_on
 
 if TYPE_CHECKING:
     from bench.leaderboard import Line
@@ -63,7 +64,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
         kind=record.kind,
         status=record.status if record.status == "ok" else f"{record.status}: {record.reason}",
         seed=str(record.seed) if record.kind in SEEDED else "",
-        machine=machine_of(record),
+        machine=machine_of(record) if machine_of(record) == ran_on(record) else f"{ran_on(record)}, weights of {machine_of(record)}",
         data=data_of(record),
         commit=str(context.get("commit", ""))[:12],
         digest=record.digest[:12],

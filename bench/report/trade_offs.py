@@ -9,7 +9,7 @@ from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import machine_of
+from bench.records import machine_of
 from bench.report.scatter import Point, scatter
 
 if TYPE_CHECKING:
