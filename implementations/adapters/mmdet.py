@@ -25,7 +25,7 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import answer
 from implementations.adapters.mmdet_configs import config_files, is_of, make, names, own_classes, pipeline_steps, read_config, wants_bytes
-from implementations.adapters.weights import apart, classes_of, fill, misfit, named_as, read_state
+from implementations.adapters.weights import agreed_classes, apart, fill, read_state
 from implementations.layers.parts import Part
 from implementations.layers.rpn import Proposals
 
@@ -330,12 +330,7 @@ def _classes(wanted: Wanted, state: Mapping[str, Tensor] | None) -> int | None:
         made: Mapping[str, Tensor] = make(wanted, classes).state_dict()
         return made
 
-    if not misfit(first := shapes(asked), named_as(first, state)):
-        return asked
-    found = classes_of(state, asked, shapes)
-    if wanted.classes is not None and found != wanted.classes:
-        raise UserError(f"{wanted.weights}: of {found} classes and the data has {wanted.classes}; give weights that learnt this data's classes")
-    return found
+    return agreed_classes(wanted, state, asked, shapes)
 
 
 def _composed(steps: list[Any]) -> Any:

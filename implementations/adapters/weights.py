@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.adapters import Wanted
 from bench.types import UserError
 
 COUNTER = "num_batches_tracked"  # of a norm: a file made with frozen norms has none
@@ -82,6 +83,19 @@ def classes_of(state: Mapping[str, Tensor], classes: int, shapes: Callable[[int]
         if step and name in theirs and theirs[name].ndim:
             return max(1, classes + round((theirs[name].shape[0] - tensor.shape[0]) / step))
     return classes
+
+
+def agreed_classes(wanted: Wanted, state: Mapping[str, Tensor], asked: int, shapes: Callable[[int], Mapping[str, Tensor]]) -> int:
+    """How many classes the model of a file has: `asked` where its state fits that, else what the state is of; UserError where the data has others.
+
+    `shapes` gives a model's own state for so many classes.
+    """
+    if not misfit(first := shapes(asked), named_as(first, state)):
+        return asked
+    found = classes_of(state, asked, shapes)
+    if wanted.classes is not None and found != wanted.classes:
+        raise UserError(f"{wanted.weights}: of {found} classes and the data has {wanted.classes}; give weights that learnt this data's classes")
+    return found
 
 
 def apart(state: Any) -> Any:

@@ -19,7 +19,7 @@ from implementations.adapters.same_weights import LIBRARIES, request_of, theirs,
 from implementations.layers.fused import fused
 
 SIZE, SIDES = (800, 1216), (800, 1333)
-ROUNDS, STEPS, WARM = 7, 3, 1
+ROUNDS, STEPS, WARM = 15, 7, 2
 OURS, REFERENCE = "leandet", "torchvision"
 
 
