@@ -1,9 +1,11 @@
 """Faster R-CNN R50-FPN of ours (as it learns, and fused), torchvision, mmdet and detectron2 on one image of 800 x 1216: a table of what is installed.
 
 One set of weights, one image, the same threads, interleaved in one run: the whole detection, then a training step (losses, backward; no optimizer) on
-two objects. Each library runs with its own definitions; what those move is in docs/equivalence.csv. `nox -s bench -- --frameworks` has them all.
+two objects, with the norms, the stem and the first stage fixed in all of them, as mmdet and detectron2 have it. Else each library runs with its own
+definitions; what those move is in docs/equivalence.csv. `nox -s bench -- --frameworks` has them all.
 """
 
+import re
 import statistics
 import time
 from importlib import metadata, util
@@ -21,6 +23,7 @@ from implementations.layers.fused import fused
 SIZE, SIDES = (800, 1216), (800, 1333)
 ROUNDS, STEPS, WARM = 15, 7, 2
 OURS, REFERENCE = "leandet", "torchvision"
+FIRST = re.compile(r"(?:.*\.)?(?:stem|res2|layer1|backbone\.conv1|body\.conv1)\..*")  # the parameters of the stem and the first stage
 
 
 def side_by_side():
@@ -38,6 +41,18 @@ def interleaved(calls, rounds):
             call()
             seconds[name] += [time.perf_counter() - began] if turn >= WARM else []
     return seconds
+
+
+def as_tuned(detector):
+    """Ready to learn what all four do when they are tuned; millions of parameters that learn."""
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval().requires_grad_(False)
+    for name, parameter in detector.named_parameters():
+        if FIRST.fullmatch(name):
+            parameter.requires_grad_(False)
+    return sum(each.numel() for each in detector.parameters() if each.requires_grad) / 1e6
 
 
 def step(detector, image, target):
@@ -71,10 +86,10 @@ def test_ours_beside_the_frameworks(capsys):
     with torch.inference_mode():
         found = interleaved({name: lambda each=each: detect(each, [image]) for name, each in forms.items()}, ROUNDS)
     lines = list(table(f"detection, {torch.get_num_threads()} threads", found))
-    for each in detectors.values():
-        each.train()
+    learning = {f"{as_tuned(each):.1f}" for each in detectors.values()}  # two of them have four box outputs of the background beside
+    assert len(learning) == 1, f"they do not learn the same: {learning}"
     learnt = interleaved({name: step(each, image, target) for name, each in detectors.items()}, STEPS)
-    lines += ["", *table("training step", learnt)]
+    lines += ["", *table(f"training step, {learning.pop()} M learn", learnt)]
     absent = [library for library in LIBRARIES if library not in detectors]
     lines += [f"torch {torch.__version__}, {machine.describe()['name']}", *([f"not installed: {', '.join(absent)}"] if absent else [])]
     with capsys.disabled():
