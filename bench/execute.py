@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ WATCHED = 100  # val images scored at the end of an epoch, for the curve
 LOOKS = 8  # at most so often in a run, the last epoch among them
 SMOKE = 48  # images of a split that a smoke run looks at: it proves the path, its numbers say nothing
 CURVE = ("ap", "ap50")
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which precision it uses is in the record, and --quiet is to be quiet
 
 
 @dataclass(frozen=True)
