@@ -1,7 +1,8 @@
 """Which configurations of mmdet's wheel and of detectron2's zoo make a detector that answers, and why the others do not: a table with its versions.
 
 `python -m implementations.adapters.zoo mmdet --out implementations/adapters/mmdet_zoo.csv` builds each with random weights in a process of its own
-and asks it once; `--only PART` takes those whose name has that in it.
+and asks it on a small picture, then on a larger one where that was too small for it. What stands in the table is kept; `--again` asks once more those
+that failed, `--only PART` takes those whose name has that in it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.types import Unavailable, UserError, detect
 from implementations.adapters.equivalence import photograph
 
 PACKAGES = {"mmdet": ("mmdet", "mmcv", "torch"), "detectron2": ("detectron2", "torch")}
-PICTURE, SIDES = (96, 128), (96, 128)  # px: as given, and what the network sees
+PICTURES = ((96, 128), (320, 427))  # px, as given and as the network sees them: quick, and enough for the many queries of a DINO
 PATIENCE_S = 300.0  # for one configuration
 BUILDS, REFUSED, FAILS = "answers", "refused", "fails"
 HEAD = ("name", "state", "params_m", "detections", "learns", "cost", "says")
@@ -64,22 +65,25 @@ NOT_OFFERED = {
 
 
 def entry(framework: str, name: str) -> Entry:
-    """A configuration built and asked once."""
+    """A configuration built and asked, on the larger picture only where it fails on the smaller."""
     torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _answered(importlib.import_module(f"implementations.adapters.{framework}").build, name)
-    except (UserError, Unavailable) as reason:
-        return Entry(name, REFUSED, says=_line(str(reason).partition(f"{framework}:{name}: ")[2] or str(reason)))
-    except Exception as error:  # noqa: BLE001 - anything may happen in somebody's model, and it is this entry's result
-        return Entry(name, FAILS, says=_line(f"{type(error).__name__}: {error}"))
+    build, failed = importlib.import_module(f"implementations.adapters.{framework}").build, Entry(name, FAILS)
+    for size in PICTURES:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return _answered(build, name, size)
+        except (UserError, Unavailable) as reason:
+            return Entry(name, REFUSED, says=_line(str(reason).partition(f"{framework}:{name}: ")[2] or str(reason)))
+        except Exception as error:  # noqa: BLE001 - anything may happen in somebody's model, and it is this entry's result
+            failed = Entry(name, FAILS, says=_line(f"{type(error).__name__}: {error}"))
+    return failed
 
 
-def _answered(build: Callable[[Wanted], Any], name: str) -> Entry:
-    detector = build(Wanted(name, size=SIDES, score=0.0))
+def _answered(build: Callable[[Wanted], Any], name: str, size: tuple[int, int]) -> Entry:
+    detector = build(Wanted(name, size=size, score=0.0))
     with torch.inference_mode():
-        (found,) = detect(detector, [photograph(*PICTURE)])
+        (found,) = detect(detector, [photograph(*size)])
     params = sum(parameter.numel() for parameter in detector.parameters())
     beside = "masks" if getattr(detector, "with_masks", False) else ", ".join(getattr(detector, "extras", ()))
     learns = f"boxes and {beside}" if beside else "boxes"
@@ -142,10 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("framework", choices=PACKAGES)
     parser.add_argument("--only", default="", help="those whose name has this in it")
+    parser.add_argument("--again", action="store_true", help="also those that failed before")
     parser.add_argument("--out", type=Path, help="a CSV to write, or to go on with")
     asked = parser.parse_args(arguments)
     versions, began = " ".join(f"{package} {metadata.version(package)}" for package in PACKAGES[asked.framework]), time.monotonic()
-    found = kept(asked.out, versions)
+    found = {name: row for name, row in kept(asked.out, versions).items() if not (asked.again and row[1] == FAILS)}
     chosen = [(name, why) for name, why in every_name(asked.framework) if asked.only in name and name not in found]
     for place, each in enumerate(entries(asked.framework, chosen), 1):
         found[each.name] = each.cells()
