@@ -19,6 +19,7 @@ FOLDER = Path(".mim", "configs")  # in mmdet's package
 PARTS = ("_base_", "common")  # of other configurations
 TRACKING = ("bytetrack", "deepsort", "mask2former_vis", "masktrack_rcnn", "ocsort", "qdtrack", "reid", "sort", "strongsort")  # over frames
 LOADED = ("Load", "Filter", "InferencerLoader")  # how steps of a pipeline begin that read files or annotations
+SYNCHRONISED = ("SyncBN", "MMSyncBN")  # norms over many processes, which a process alone cannot make or train
 GAP = 32  # px: sides of a fixed input are multiples of it
 BOX_HEADS = ("bbox_head", "roi_head", "panoptic_head", "decode_head")
 
@@ -49,7 +50,10 @@ def read_config(name: str) -> Any:
     """A configuration; UserError for one that is no model of its own."""
     from mmengine.config import Config
 
-    config = Config.fromfile(str(config_files()[name]), import_custom_modules=False)
+    try:
+        config = Config.fromfile(str(config_files()[name]), import_custom_modules=False)
+    except ModuleNotFoundError as error:
+        raise UserError(f"mmdet:{name}: builds on a package that is not here ({error})") from error
     if "model" not in config:
         raise UserError(f"mmdet:{name}: has no model, it is a part of other configurations; name one that uses it")
     modules = [module for module in (config.get("custom_imports") or {}).get("imports", ()) if importlib.util.find_spec(module.split(".")[0]) is None]
@@ -85,6 +89,8 @@ def model_config(name: str, config: Any, wanted: Wanted, classes: int | None) ->
             part["init_cfg"] = None
         for key in ("pretrained", "load_from"):
             part.pop(key, None)
+        if part.get("type") in SYNCHRONISED:
+            part["type"] = "BN"
         for key in ("num_classes", "num_things_classes"):
             if classes is not None and part.get(key) == own:
                 part[key] = classes
@@ -103,6 +109,10 @@ def _refuse(name: str, model: Any) -> None:
         raise UserError(f"mmdet:{name}: has no proposals of its own and reads them from a file; name a Faster R-CNN")
     if model.type == "RPN":
         raise UserError(f"mmdet:{name}: gives proposals and no boxes of classes; name a detector")
+    if model.type in {"MaskFormer", "PanopticFPN"}:
+        raise UserError(f"mmdet:{name}: gives segments of the whole image and no boxes; name a detector")
+    if model.type == "Detectron2Wrapper":
+        raise UserError(f"mmdet:{name}: is a model of detectron2 in mmdet's clothes; name it as detectron2:NAME")
 
 
 def _pretrained(init: Any) -> bool:
@@ -139,6 +149,8 @@ def make(wanted: Wanted, classes: int | None, *, filled: bool = False, change: C
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:200]
+        if "not installed" in said or "please install" in said:
+            raise UserError(f"mmdet:{wanted.name}: needs a package that is not here ({said})") from error
         if isinstance(error, OSError) or "huggingface" in said or "offline" in said:
             raise UserError(
                 f"mmdet:{wanted.name}: would need a download, and leandet makes none ({said}); name a configuration without a text encoder"
