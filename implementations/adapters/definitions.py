@@ -56,6 +56,7 @@ DIFFERENCES: dict[str, Difference] = {
         Difference("stages' scores", "the mean of the stages' probabilities", "the softmax of the mean of their logits"),
         Difference("stages' deviations", "1/30 and 1/15 for the third stage", "0.033 and 0.067"),
         Difference("cut at the image", "before suppression", "after it"),
+        Difference("empty boxes", "kept, as torchvision: a box pressed flat at the image's edge", "dropped from what was found"),
         Difference("stages' stride", "in the 3x3 of a stage's first block", "in its first 1x1"),
     )
 }
@@ -64,10 +65,10 @@ APPLY: dict[tuple[str, str], tuple[str, ...]] = {  # library, kind -> the differ
     ("torchvision", "faster_rcnn"): (),
     ("torchvision", "retinanet"): (),
     ("mmdet", "faster_rcnn"): (*TWO_STAGE, "class offsets"),
-    ("mmdet", "retinanet"): (RESIZE, *ANCHORS, "class offsets", "P7's ReLU"),
+    ("mmdet", "retinanet"): (RESIZE, *ANCHORS, "class offsets", "P7's ReLU", "empty boxes"),
     ("mmdet", "cascade_rcnn"): (*TWO_STAGE, "class offsets", "stages' scores", "stages' deviations"),
     ("detectron2", "faster_rcnn"): (*TWO_STAGE, "stages' stride"),
-    ("detectron2", "retinanet"): (RESIZE, *ANCHORS, "cut at the image", "stages' stride"),
+    ("detectron2", "retinanet"): (RESIZE, *ANCHORS, "cut at the image", "empty boxes", "stages' stride"),
     ("detectron2", "cascade_rcnn"): (*TWO_STAGE, "stages' stride"),
 }
 
@@ -207,6 +208,15 @@ def _cut(_: str, model: Any) -> list[Change]:
     return [(model, "_decode_multi_level_predictions", cut)]
 
 
+def _empty(library: str, model: Any) -> list[Change]:
+    """Of a dense detector: no box is too small for mmdet, none is empty for detectron2's last step."""
+    if library == "mmdet":
+        return [(model.bbox_head.test_cfg, "min_bbox_size", -1)]
+    from detectron2.structures import Boxes
+
+    return [(Boxes, "nonempty", lambda boxes, threshold=0.0: torch.ones(len(boxes), dtype=torch.bool, device=boxes.device))]  # noqa: ARG005
+
+
 def _stages_stride(_: str, model: Any) -> list[Change]:
     firsts = [model.backbone.bottom_up.get_submodule(f"res{stage}.0") for stage in (3, 4, 5)]
     return [(block.get_submodule(name), "stride", (step, step)) for block in firsts for name, step in (("conv1", 1), ("conv2", 2))]
@@ -219,6 +229,7 @@ SWITCHES: dict[str, Callable[[str, Any], list[Change]]] = {
     "P7's ReLU": _relu,
     "stages' deviations": _deviations,
     "cut at the image": _cut,
+    "empty boxes": _empty,
     "stages' stride": _stages_stride,
 }
 
