@@ -20,7 +20,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
         ),
     ],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels, as in 800x1333; each detector's own if left out.")] = "",
-    data: Annotated[str, typer.Option("--data", help="Your images: a COCO JSON, or as `leandet run` takes it. Adds AP on the test split.")] = "",
+    data: Annotated[str, typer.Option("--data", help="Your images: coco:FILE.json, or as `leandet run` takes them. Adds AP.")] = "",
     weights: Annotated[
         str, typer.Option("--weights", help="A state dict (.safetensors, .pth) for the one detector named; else random weights.")
     ] = "",

@@ -32,7 +32,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of the command. `data`: as after --data, or a COCO JSON's path; empty: drawn images."""
+    """The options of the command. `data`: as after --data, or a COCO JSON's path, `coco:` before it or not; empty: drawn images."""
 
     names: tuple[str, ...]
     size: str = ""
@@ -76,7 +76,8 @@ def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tup
 def _conditions(asked: Asked, conditions: Conditions) -> tuple[Conditions, Split]:
     """The conditions with the data and the size that were asked for, and the split that is opened for them."""
     adapters.size_of(asked.size)
-    data = f"test={asked.data}" if asked.data.endswith(".json") and "=" not in asked.data else asked.data
+    alone = asked.data.removeprefix("coco:")
+    data = f"test={alone}" if alone.endswith(".json") and "=" not in alone else asked.data
     conditions = replace(conditions, data=data or conditions.data, size=asked.size)
     split = image_split(conditions.data, conditions.size)
     return replace(conditions, images=min(asked.images, len(split))), split

@@ -81,7 +81,7 @@ def called(monkeypatch, capsys, *words):
 def test_two_detectors_with_data_in_one_table_and_as_rows(monkeypatch, capsys, tmp_path, home, coco):
     """One that finds every square, beside one with random weights: costs, times, a ratio, AP where there are weights, rows that fit the schema."""
     rows, told = tmp_path / "rows.csv", tmp_path / "rows.json"
-    words = ("--data", str(coco / "test.json"), "--size", "96x128", "--quick", "--device", "cpu", "--threads", "1", "--csv", str(rows))
+    words = ("--data", f"coco:{coco / 'test.json'}", "--size", "96x128", "--quick", "--device", "cpu", "--threads", "1", "--csv", str(rows))
     code, out, err = called(monkeypatch, capsys, "measure", SSD, "python:truthful:make", *words, "--json", str(told))
     assert code == 0, out + err
     ssd, truthful = "torchvision.ssdlite320-mobilenet-v3-large-96x128", "python.truthful-make-96x128"
