@@ -204,14 +204,9 @@ def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Alt
 
     A dirty tree is refused, and so is each stale record, in a line of its own, with exit code 2; what stands is published beside them.
     """
-    from bench.publish import publish as move
+    from bench.leaderboard_command import publish as move
 
-    moved = move(allow_dirty=allow_dirty)
-    say(f"{len(moved.written)} files written; look at `git status` and commit them")
-    for line in moved.refused:
-        typer.echo(line, err=True)
-    if moved.refused:
-        raise typer.Exit(2)
+    move(allow_dirty=allow_dirty)
 
 
 @app.command()

@@ -98,7 +98,7 @@ def _line(key: Key, group: list[Record], cost: Record | None, counts: str) -> Li
     paper, row, tier, data, machine = key
     good = sorted((record for record in group if record.status == "ok"), key=lambda record: record.seed)
     bad = [f"{record.status}: {record.reason}" for record in group if record.status != "ok"]
-    low, high = interval([record.values["ap"] for record in good if "ap" in record.values])
+    low, high = interval([record.values["ap"] for record in good] if all("ap" in record.values for record in good) else [])
     first = good[0] if good else cost
     versions = first.context.get("versions", {}) if first else {}
     return Line(

@@ -84,6 +84,16 @@ def validate(file: Annotated[Path, typer.Argument(help="A leaderboard.csv, or wh
     typer.echo(f"{file}: {len(read.lines)} rows fit the schema")
 
 
+@board.command()
+def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Although the tree differs from its commit.")] = False) -> None:
+    """`leandet publish`: this machine's records into results/records/, and all committed tables, leaderboard.csv and pages anew."""
+    from bench.publish import publish as move
+
+    moved = move(allow_dirty=allow_dirty)
+    typer.echo(f"{len(moved.written)} files written; look at `git status` and commit them")
+    _refuse(moved.refused)
+
+
 def _refuse(faults: list[str] | tuple[str, ...]) -> None:
     """A line each on standard error, and exit code 2, where there are any."""
     for fault in faults:

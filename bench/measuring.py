@@ -55,7 +55,9 @@ class Measured:
     @property
     def records(self) -> tuple[Record, ...]:
         """What the leaderboard takes."""
-        return tuple(record for record in (self.cost, self.score) if record is not None)
+        if self.score is None or self.cost is None:
+            return tuple(record for record in (self.cost, self.score) if record is not None)
+        return (replace(self.cost, paper=self.score.paper, row=self.score.row), self.score)  # one line, also of a run that has its own
 
 
 def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tuple[Measured, ...]:
@@ -76,8 +78,8 @@ def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tup
 def _conditions(asked: Asked, conditions: Conditions) -> tuple[Conditions, Split]:
     """The conditions with the data and the size that were asked for, and the split that is opened for them."""
     adapters.size_of(asked.size)
-    alone = asked.data.removeprefix("coco:")
-    data = f"test={alone}" if alone.endswith(".json") and "=" not in alone else asked.data
+    first, *more = asked.data.removeprefix("coco:").split(",")
+    data = ",".join((f"test={first}", *more)) if first.endswith(".json") and "=" not in first else asked.data
     conditions = replace(conditions, data=data or conditions.data, size=asked.size)
     split = image_split(conditions.data, conditions.size)
     return replace(conditions, images=min(asked.images, len(split))), split
