@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import adapters
 from bench.campaign import check_data, images_of_row
@@ -15,6 +15,9 @@ from bench.showing import result_line
 from bench.spec import PRETRAINED, Paper, Request, Row, Setting
 from bench.subjects import Subject
 from bench.types import Unavailable, UserError
+
+if TYPE_CHECKING:
+    from bench.records import Record
 
 SIDES = (800, 1333)  # px at the paper's scale, as R-CNNs and DETRs are published; a tier multiplies them
 BACKBONE = "R50"  # named because a row names one; the model brings its own, so that no tier changes it
@@ -66,10 +69,32 @@ def train_adapted(name: str, choice: Choice, *, jobs: int = 1, quiet: bool = Fal
     todo = remaining(runs)
     check_data(todo)
     if todo:
+        from bench.datasets import open_split
         from bench.execute import Setup, execute
 
         with showing(quiet=quiet) as show:
             for place, run in enumerate(runs, 1):
                 later = sum(images_of_row(other, paper.row(other.row)) for other in runs[place:])
-                execute(run, Setup({paper.key: paper}, choice.init, Progress(run.id, (place, len(runs)), later, show)))
+                record = execute(run, Setup({paper.key: paper}, choice.init, Progress(run.id, (place, len(runs)), later, show)))
+            if record.status == "ok":
+                _keep_cost(name, record, len(open_split(choice.data, "train").classes))
     yield from map(result_line, () if quiet else runs)
+
+
+def _keep_cost(name: str, trained: Record, classes: int) -> None:
+    """What the row costs at SIDES with so many RoIs as a published count has, beside which its accuracy stands."""
+    import torch
+
+    from bench import machine, places
+    from bench.cost import WHOLE
+    from bench.meters.detectors import cost
+    from bench.records import Record, write_record
+
+    found = cost(adapters.build_adapted(name, classes=classes, size=SIDES), SIDES, WHOLE.rois, torch.zeros(3, *SIDES))
+    unknown = found.pop("unknown")
+    context = machine.source_state() | {"versions": machine.versions(), "machine": machine.describe(), "scope": "model", "convention": "mac"}
+    context |= {"input": list(SIDES), "rois": WHOLE.rois, "unknown": unknown, "precision": "float32", "detector": Subject(name).told}
+    record = Record(
+        f"{trained.paper}.{trained.row}.cost", "cost", trained.paper, trained.row, "", 0, "ok", "", trained.digest, found, context=context
+    )
+    write_record(record, places.costs() / f"{record.id}.json")

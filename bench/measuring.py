@@ -134,7 +134,7 @@ def _scored(subject: Subject, facts: Mapping[str, Any], conditions: Conditions, 
     where.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(where.with_suffix(".parquet"), found, limit_bytes=10**9)
     context = {"data": data, "data_digest": split.digest, "tested_on": split.name, "test_images": len(split)} | _made()
-    context |= {"weights_from": facts["weights_from"], "input": subject.size or "its own"}
+    context |= {"weights_from": facts["weights_from"], "input": subject.size or "its own", "detector": subject.told, "size": subject.size}
     record = Record(
         where.stem, "score", paper, row, "real", 0, "ok", "", str(facts["weights"]), score_all(found, split.ground_truth()), context=context
     )
@@ -180,6 +180,7 @@ def _cost(subject: Subject, latency: Record) -> Record | None:
     values = {name: latency.values[name] for name in ("params_m", "size_mb", "macs_g", "macs_fixed_g", "macs_per_roi_g") if name in latency.values}
     about = {name: latency.context[name] for name in ("input", "unknown", "weights_from", "versions")}
     context = _made() | about | {"scope": "model", "convention": "mac", "rois": latency.values.get("rois", 0), "precision": "float32"}
+    context |= {"detector": subject.told, "size": subject.size}
     digest = adapter_digest(subject) if subject.kind == "adapter" else latency.digest
     record = Record(f"{subject.label}.cost", "cost", paper, row, "", 0, "ok", "", digest, values, context=context)
     write_record(record, places.costs() / f"{record.id}.json")

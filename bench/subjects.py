@@ -81,6 +81,15 @@ class Subject:
         return (self.name if self.kind == "run" else f"{self.name}.{self.tier}") + self.manner
 
     @property
+    def told(self) -> str:
+        """The name as a record may keep it: of a file of the user's without the folders that it lies in."""
+        if not self.foreign:
+            return self.name + self.manner
+        key, rest = adapters.parts_of(self.name) if self.kind == "adapter" else ("", self.name)
+        short = rest.rsplit("/", 1)[-1] if not key or Path(rest.split(":")[0]).exists() else rest
+        return f"{key}:{short}" if key else short
+
+    @property
     def place(self) -> tuple[str, str]:
         """(paper, row) of its records: those of a foreign one are its adapter's key, or "file", and its name with what it was given.
 

@@ -339,6 +339,10 @@ def test_it_trains_in_our_loop_and_stands_on_the_leaderboard(monkeypatch, capsys
     (line,) = lines([replace(record, tier="real")])
     assert line.id == "torchvision.ssdlite320-mobilenet-v3-large-trained.real"
     assert (line.status, line.seeds, line.ap) == ("ok", 1, record.values["ap"])
+    (cost,) = read_records(home / "runs" / "costs")
+    (line,) = lines([replace(record, tier="real"), cost])
+    own = sum(each.numel() for each in build(Subject(SSD, classes=1), "", 1).parameters())
+    assert (line.params_m, line.macs_g > 0.1) == (own / 1e6, True)
     before = (home / "runs" / record.id / "record.json").stat().st_mtime_ns
     assert called(monkeypatch, capsys, "run", SSD, "--tier", "smoke", "--data", data, "--seeds", "1")[0] == 0
     assert (home / "runs" / record.id / "record.json").stat().st_mtime_ns == before  # it stands

@@ -62,6 +62,15 @@ COMMANDS = [
         run(kind="training", against="fpn-r50", summed=["body-r50", "k16-l5"]),
         "leandet pace condensing.fpn-r50 condensing.body-r50+k16-l5 --tier proxy",
     ),
+    (
+        run(tier="real", data="coco:bccd", arguments={"name": "torchvision:ssd300_vgg16", "adapter": "..."}),
+        "leandet run torchvision:ssd300_vgg16 --tier real --data train=A.json,val=B.json,test=C.json",
+    ),
+    (
+        run(kind="score", tier="real", data="coco:bccd", detector="mmdet:retinanet_r18_fpn_1x_coco", size="320x320", weights_from="best.pth"),
+        "leandet measure mmdet:retinanet_r18_fpn_1x_coco --size 320x320 --weights best.pth --data C.json",
+    ),
+    (run(kind="cost", detector="onnx:net.onnx", weights_from="net.onnx"), "leandet measure onnx:net.onnx"),
 ]
 
 
@@ -72,6 +81,8 @@ def test_each_kind_of_record_has_the_command_that_makes_it_again(record, command
 
 def test_the_command_of_a_leaderboard_row_names_the_runs_behind_it():
     assert {line.data for line in lines([run(tier="real", data="coco:x"), run(tier="real", data="coco:x", length=4)])} == {"coco:x", "coco:x x4"}
+    own = run(kind="score", tier="real", data="coco:x", detector="condensing.k16-l5.proxy.s0")
+    assert command_of(lines([own])[0], own) == "leandet measure condensing.k16-l5.proxy.s0 --data C.json"
     (line,) = lines([run(seed=seed) for seed in range(2)])
     words = command_of(line).split()
     assert words[:3] == ["leandet", "rerun", "--row"]

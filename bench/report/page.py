@@ -202,26 +202,27 @@ def _claim(claim: ClaimOutcome, records: Mapping[str, Record]) -> dict[str, str]
 # ---- standings
 
 
-def _records_of(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+def _records_of(records: Sequence[Record]) -> dict[tuple[str, ...], Record]:
     """The first record of each row, tier, data and machine, and the cost record of each row."""
-    found: dict[tuple[str, ...], str] = {}
+    found: dict[tuple[str, ...], Record] = {}
     for record in records:
         if record.kind in SCORED:
-            found.setdefault((record.paper, record.row, record.tier, data_of(record), machine_of(record)), record.id)
+            found.setdefault((record.paper, record.row, record.tier, data_of(record), machine_of(record)), record)
         elif record.kind == "cost":
-            found.setdefault((record.paper, record.row, "", "", ""), record.id)
+            found.setdefault((record.paper, record.row, "", "", ""), record)
     return found
 
 
-def _line(line: Line, records: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+def _line(line: Line, records: Mapping[tuple[str, ...], Record]) -> dict[str, Any]:
     """The texts of one row of the leaderboard, and what it is filtered by."""
+    source = records.get((line.paper, line.row, line.tier, line.data, line.machine))
     outcomes = [(word, count) for word, _, count in (part.rpartition(" ") for part in line.outcomes.split("; ") if part)]
     return {
         "rank": place_text(line), "id": line.id, "paper": line.paper, "tier": line.tier or "counted", "data": line.data, "machine": line.machine,
         "seeds": str(line.seeds or ""), "ap": number(line.ap, "accuracy"), "interval": interval_text(line), "ap50": number(line.ap50, "accuracy"),
         "voc": number(line.voc_ap50, "accuracy"), "params": number(line.params_m, "cost"), "size": number(line.size_mb, "cost"),
-        "macs": number(line.macs_g, "cost"), "status": line.status, "outcomes": outcomes, "rebuild": of_line(line),
-        "source": records.get((line.paper, line.row, line.tier, line.data, line.machine), ""),
+        "macs": number(line.macs_g, "cost"), "status": line.status, "outcomes": outcomes, "rebuild": of_line(line, source),
+        "source": source.id if source else "",
     }  # fmt: skip
 
 

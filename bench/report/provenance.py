@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.evidence import RUNS, data_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bench.records import Record
 
 REAL_DATA = "train=A.json,val=B.json,test=C.json"
+STATES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")  # files of weights
 SEEDED = (*RUNS, "pretrain", "plateau")  # kinds of record that a seed was drawn for
 Versions = tuple[tuple[str, str], ...]
 
@@ -80,6 +82,8 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
 def rebuild(record: Record) -> str:
     """The command that makes the record again."""
     row, data = f"{record.paper}.{record.row}", data_of(record)
+    if detector := _detector(record):
+        return _of_detector(record, detector, data)
     if record.kind == "cost":
         return f"leandet cost {record.paper}"
     if record.kind in {"pretrain", "plateau", "pareto"}:
@@ -90,9 +94,23 @@ def rebuild(record: Record) -> str:
     if record.kind == "training":
         summed = "+".join(str(each) for each in record.context.get("summed", [record.row]))
         return f"leandet pace {record.paper}.{record.context.get('against', record.row)} {record.paper}.{summed} --tier {record.tier}"
-    if record.kind == "latency":
-        return _timing(record)
-    return rerun(f"{row}.{record.tier}", data, record.tier)
+    return _timing(record) if record.kind == "latency" else rerun(f"{row}.{record.tier}", data, record.tier)
+
+
+def _detector(record: Record) -> str:
+    """The name of what is no row of a paper, as after `leandet measure` or `leandet run`; empty for a paper's row."""
+    arguments = record.context.get("arguments", {})
+    return str(record.context.get("detector") or (arguments.get("name", "") if "adapter" in arguments else ""))
+
+
+def _of_detector(record: Record, name: str, data: str) -> str:
+    about = record.context
+    if record.kind in RUNS:
+        return f"leandet run {name} --tier {record.tier}{_data_option(data)}{' --init FILE' if about.get('init') else ''}"
+    weights = str(about.get("weights_from", ""))
+    size = f" --size {about['size']}" if about.get("size") else ""
+    file = f" --weights {weights}" if Path(weights).suffix in STATES and not name.endswith(weights) else ""
+    return f"leandet measure {name}{size}{file}{' --data C.json' if record.kind == 'score' else ''}"
 
 
 def rerun(line: str, data: str, tier: str) -> str:
@@ -100,8 +118,10 @@ def rerun(line: str, data: str, tier: str) -> str:
     return f"leandet rerun --row {line}{_data_option(data)}{' --init FILE' if tier == 'paper' else ''}"
 
 
-def of_line(line: Line) -> str:
-    """The command behind a leaderboard row; one that was only counted is counted again with its paper."""
+def of_line(line: Line, record: Record | None = None) -> str:
+    """The command behind a leaderboard row, of which `record` is one; what was only counted is counted again with its paper."""
+    if record is not None and _detector(record):
+        return rebuild(record)
     if line.paper == "scored":
         return f"leandet score --predictions FILE --name {line.row}{_data_option(line.data)}"
     return rerun(line.id, line.data, line.tier) if line.tier else f"leandet cost {line.paper}"
