@@ -62,7 +62,19 @@ def _torch() -> Iterator[Check]:
             "a CPU-only torch beside the registry's torchvision fails at import: pip install --force-reinstall torch torchvision, both from one index"
         )
     yield Check("torch", f"{ours}, torchvision {theirs}", remedy)
-    yield _imports(ours)
+    loads = _imports(ours)
+    yield loads
+    if not loads.remedy:
+        yield from _gpu()
+
+
+def _gpu() -> Iterator[Check]:
+    """On a machine with a GPU, what can tell whether it was throttled or shared while something was timed."""
+    import torch
+
+    if torch.cuda.is_available():
+        reader = machine.installed("nvidia-ml-py")
+        yield Check("gpu's clocks", reader, "pip install nvidia-ml-py: without it a timing calls them unknown" if reader == "missing" else "")
 
 
 def _imports(ours: str) -> Check:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 JUDGED_TIERS = ("paper", "proxy")  # accuracy is judged at the first of these that has runs; `real` and `smoke` show that the path works
 RUNS = ("train", "transform")  # kinds of record that carry a trained row's accuracy
+PAIRED = ("voc_ap50", "ap")  # measures whose differences can be resampled
 SEEDS = 5  # of a headline row; fewer never decide
 MAIN = "scenes-v1"  # the data that published cells are judged on at the proxy tier
 PLATEAU_AP = 1.0  # a run that is continued for half its length gains less than this
@@ -72,14 +73,16 @@ class Evidence:
         return found[0] if found else None
 
     def latencies(self, row: str, status: str = "ok") -> tuple[Record, ...]:
-        """The latency records of a row at the paper's own scale, those with as many RoIs for all first, then those that were not noisy."""
+        """The latency records of a row at the paper's own scale: as many RoIs for all, then quiet, then with the most samples first."""
         own = (self.published.paper, row, "paper")
         found = [
             record
             for record in self.records
             if record.kind == "latency" and record.status == status and (record.paper, record.row, record.tier) == own
         ]
-        found.sort(key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", record.id))
+        found.sort(
+            key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", -record.context.get("samples", 0), record.id)
+        )
         self._note(found)
         return tuple(found)
 
@@ -209,11 +212,12 @@ class Evidence:
 
     def _young(self, row: str, tier: str, measure: str, claimed: float) -> Ruling | None:
         limit = min(PLATEAU_AP, abs(claimed)) if claimed else PLATEAU_AP
-        gain = self.gain(self._learner(row), tier, measure)
+        learner = self._learner(row)
+        gain = self.gain(learner, tier, measure)
         if gain is None:
-            return "undertrained", f"{row} was not continued past its length, so no plateau is shown"
+            return "undertrained", f"{learner} was not continued past its length, so no plateau is shown"
         if gain >= limit:
-            return "undertrained", f"{row} gains {gain:+.1f} when continued for half its length; a plateau is below {limit:g}"
+            return "undertrained", f"{learner} gains {gain:+.1f} when continued for half its length; a plateau is below {limit:g}"
         return None
 
 

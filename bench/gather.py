@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import JUDGED_TIERS, MAIN, Difference, Evidence
+from bench.evidence import JUDGED_TIERS, MAIN, PAIRED, Difference, Evidence
 from bench.published import Published
 from bench.records import read_record
 from bench.report import Standing, judge
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bench.spec import Paper, Row
     from bench.types import GroundTruth, Predictions
 
-PAIRED = ("voc_ap50", "ap")  # measures whose differences can be resampled
 SAMPLES = 1000
 
 

@@ -38,6 +38,10 @@ PLANT = f"""{SLOWED}        pause = time.perf_counter() + {PLANTED - 1:.3f} * (t
 Measured = tuple[list[float], list[float]]  # whole times in ms: ours, theirs
 
 
+class Absent(Exception):  # noqa: N818 - no fault of this checkout, whose own fails the gate
+    """The merge base has no such workload yet."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One workload, now against before. Times are medians in ms."""
@@ -69,15 +73,21 @@ def judge(workload: str, ours: Sequence[float], base: Sequence[float]) -> Verdic
 
 
 def interleaved(subject: Subject, conditions: Conditions, trees: tuple[Path, Path], *, launches: int = LAUNCHES) -> Measured:
-    """Time one subject as two checkouts build it, image by image in turns, in fresh processes each launch. Died where one cannot."""
+    """Time one subject as two checkouts build it, image by image in turns, in fresh processes each launch.
+
+    Absent where the second cannot build it, UserError where the first cannot, Died where one ends.
+    """
     series: Measured = ([], [])
     for _ in range(launches):
         with ExitStack() as ended:
             pair = [Worker(subject, conditions, source=tree) for tree in trees]
             for worker in pair:
                 ended.callback(worker.close)
-            for worker in pair:
-                worker.open()
+            pair[0].open()
+            try:
+                pair[1].open()
+            except UserError as error:
+                raise Absent(str(error)) from error
             for worker in pair:
                 worker.ask("warm", quick=False)
             for place in range(conditions.images):
@@ -169,8 +179,8 @@ def compare(say: Callable[[str], None], *, keep: bool = False) -> bool:
         for subject in WORKLOADS:
             try:
                 verdict = judge(subject.label, *interleaved(subject, CONDITIONS, (places.SOURCE, tree)))
-            except UserError as error:
-                say(f"{subject.label}: NOT COMPARED, one of the two cannot build it: {error}")
+            except Absent as error:
+                say(f"{subject.label}: NOT COMPARED, the merge base cannot build it: {error}")
                 continue
             verdicts.append(verdict)
             say(f"{verdict.line()}; {beside(verdict, known)}")

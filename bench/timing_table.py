@@ -23,6 +23,8 @@ HEAD = (
     "quiet", "status", "marks", "commit",
 )  # fmt: skip
 
+HIGH = {f"whole_{name}_ms" for name in PERCENTILES}
+
 
 def print_latencies(records: Sequence[Record], console: Console) -> None:
     """One table, the ratios below it, and the conditions that all of it was measured under."""
@@ -115,4 +117,5 @@ def _line(record: Record) -> list[str]:
     told |= {"id": record.id, "machine": about["machine"]["name"], "against": (about["against"] or [""])[0], "commit": str(about["commit"])[:12]}
     told |= {"input": "x".join(str(side) for side in about["input"]) if isinstance(about["input"], list) else str(about["input"])}
     told |= {"status": "ok" if record.status == "ok" else f"{record.status}: {record.reason}", "marks": "; ".join(about["marks"])}
-    return [told.get(name, "") for name in HEAD]
+    none = "n/a" if record.status == "ok" else ""  # a percentile that so few samples do not support
+    return [told.get(name, none if name in HIGH else "") for name in HEAD]

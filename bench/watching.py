@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,16 @@ class Seen:
 
 def _over(value: float | str, limit: float) -> bool:
     return not isinstance(value, str) and value > limit
+
+
+def settle(show: Callable[[str], None], patience_s: float = 150.0) -> None:
+    """Wait, where nothing else is at work, until the load of what ran before has decayed; a busy machine is not waited for."""
+    until = time.monotonic() + patience_s
+    while _over(load := load_average(), LOAD) and time.monotonic() < until:
+        if psutil.cpu_percent(1.0) / 100 * (psutil.cpu_count() or 1) > FOREIGN_CORES:
+            return
+        show(f"waiting for the load of {load} to decay below {LOAD}")
+        time.sleep(4.0)
 
 
 def load_average() -> float | str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import places, regression
-from bench.regression import PLANT, SLOWED, Verdict, baseline_file, beside, interleaved, judge, merge_base, store, stored
+from bench.regression import PLANT, SLOWED, Absent, Verdict, baseline_file, beside, compare, interleaved, judge, merge_base, store, stored
 from bench.subjects import Conditions, Subject
 from bench.types import UserError
 
@@ -130,6 +131,28 @@ def test_baselines_are_stored_by_machine_kind_and_decide_nothing(tmp_path, monke
     baseline_file().write_text("[]")
     with pytest.raises(UserError, match="--store"):
         stored()
+
+
+def test_what_the_base_has_not_is_not_compared_and_what_this_checkout_cannot_build_fails(monkeypatch, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "timing_process.py").touch()
+    monkeypatch.setattr(regression, "merge_base", lambda: "c" * 40)
+    monkeypatch.setattr(regression, "checkout", lambda commit: nullcontext(tmp_path))
+    said = []
+
+    def absent(*given):
+        raise Absent("no such row")
+
+    monkeypatch.setattr(regression, "interleaved", absent)
+    assert compare(said.append)
+    assert any("NOT COMPARED, the merge base cannot build it" in line for line in said)
+
+    def broken(*given):
+        raise UserError("no such row")
+
+    monkeypatch.setattr(regression, "interleaved", broken)
+    with pytest.raises(UserError):
+        compare(said.append)
 
 
 def test_the_exit_code_is_the_verdict(monkeypatch, capsys):

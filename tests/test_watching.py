@@ -93,3 +93,13 @@ def test_others_work_is_seen_and_our_own_is_not(monkeypatch):
     watch = Watch([], load_before=0.0)
     watch.begin()
     assert watch.end().foreign_cores == pytest.approx((3 - 2) / 2)
+
+
+@pytest.mark.parametrize(("busy", "waits"), [(0.0, 2), (60.0, 0)])
+def test_decaying_load_is_waited_for_and_a_busy_machine_is_not(monkeypatch, busy, waits):
+    loads, slept = [0.9, 0.7, 0.3], []
+    monkeypatch.setattr(watching, "load_average", lambda: loads.pop(0))
+    monkeypatch.setattr(watching.psutil, "cpu_percent", lambda interval: busy)
+    monkeypatch.setattr(watching.time, "sleep", slept.append)
+    watching.settle(lambda said: None)
+    assert len(slept) == waits

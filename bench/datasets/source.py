@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.types import UserError
 
 SPLITS = ("train", "val", "test")
+COMMON = ("annotations", "labels")  # folders that lie in every dataset and name none
 VARIANTS = ("scenes-v1-crowded",)  # the names in scene_variants.py
 _KEYS = {"coco": (*SPLITS, "images", "empty"), "voc": ("voc", *SPLITS, "classes", "empty")}
 JOIN = "+"  # between the files, or the image sets, of one split
@@ -103,4 +104,5 @@ def _name(kind: str, parts: dict[str, str]) -> str:
     if kind == "voc":
         return f"voc:{parts.get('train', 'default')}"
     first = next(parts[split] for split in SPLITS if split in parts)
-    return f"coco:{Path(files_of(first)[0]).absolute().parent.name}"
+    folders = Path(files_of(first)[0]).absolute().parents
+    return f"coco:{next((folder.name for folder in folders if folder.name not in COMMON), '')}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bench.published import Value
+    from bench.published import PublishedTable, Value
     from bench.report.page import AuditRow
 
 HEAD = ("row", "column", "unit", "printed", "measured", "difference", "outcome", "reason", "tier")
@@ -77,9 +77,14 @@ def judge(records: Sequence[Record], differences: Sequence[Difference] = (), dig
         tuple(records),
         tuple(differences),
         {key: entry.published.title for key, entry in entries.items()},
-        {(key, table.id): table.caption for key, entry in entries.items() for table in entry.published.tables},
+        {(key, table.id): _caption(table) for key, entry in entries.items() for table in entry.published.tables},
         frozenset(record.id for record in records if record.id in (digests or {}) and (digests or {})[record.id] not in record.digests),
     )
+
+
+def _caption(table: PublishedTable) -> str:
+    """As printed, and what it was printed for, which an outcome is to be read with."""
+    return f"{table.caption} [{table.conditions}]" if table.conditions else table.caption
 
 
 def of_paper(standing: Standing, paper: str) -> Standing:
