@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bench import adapters
 from bench.subjects import Subject, find_subject
 from bench.types import Unavailable, UserError
+
+if TYPE_CHECKING:
+    from bench.contract import Finding
 
 CLASSES = 10  # that an adapter's detector is asked for where nobody says
 SIZE = "160x224"  # small, so that it takes seconds
@@ -19,6 +24,8 @@ def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[li
     from bench.contract import examine
     from bench.detectors import build, deployed
 
+    if name in adapters.entry_points(adapters.DATASETS):
+        raise UserError(f"check {name}: is a dataset, which is given as {name}=TEXT, where it lies behind the sign; give it so")
     subject = _subject(name, size, weights, classes)
     try:
         detector = build(subject, "", subject.classes or CLASSES)
@@ -31,6 +38,23 @@ def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[li
         findings = examine(detector, subject.classes or None, adapters.size_of(size or SIZE) or (160, 224))
     except Unavailable as reason:
         raise UserError(f"{name}: {reason}") from reason
+    return _lines(findings)
+
+
+def check_data(text: str) -> tuple[list[str], int]:
+    """(a line a rule, number of broken rules) for the dataset that a text after --data means."""
+    from bench.data_contract import examine
+    from bench.datasets import parse_data
+
+    return _lines(examine(parse_data(text)))
+
+
+def is_data(name: str) -> bool:
+    """Whether a name is a dataset's, as after --data, and no detector's."""
+    return name.startswith("scenes") or ("=" in name and ":" not in name.partition("=")[0])
+
+
+def _lines(findings: Sequence[Finding]) -> tuple[list[str], int]:
     lines = [
         f"{each.state:9} {each.rule}{f': {each.said}' if each.said else ''}{f'; to mend: {each.mend}' if each.mend else ''}" for each in findings
     ]
@@ -39,7 +63,7 @@ def check_detector(name: str, size: str, weights: str, classes: int) -> tuple[li
 
 def _subject(name: str, size: str, weights: str, classes: int) -> Subject:
     """An adapter's detector is built small, keeps every detection, and is told the number of classes unless its weights say it."""
-    subject = find_subject(name, "smoke")
+    subject = find_subject(f"python:{name}" if name in adapters.entry_points(adapters.DETECTORS) else name, "smoke")
     if subject.kind != "adapter":
         return replace(subject, classes=classes, size=size if subject.kind != "file" else "")
     fixed = "ssd300" in name or name.startswith(("onnx:", "openvino:"))

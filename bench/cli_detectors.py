@@ -60,15 +60,15 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW or a run's id.")],
+    name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW, a run's id, or a dataset as after --data.")],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels; small if left out, so that it takes seconds.")] = "",
     weights: Annotated[str, typer.Option("--weights", help="A state dict (.safetensors, .pth); else random weights.")] = "",
     classes: Annotated[int, typer.Option("--classes", help="How many classes it has, background not counted; 0: unknown, or its own.")] = 0,
 ) -> None:
-    """Hold a detector to the contract: what is broken, and how to mend it."""
-    from bench.checking import check_detector
+    """Hold a detector, or a dataset, to its contract: what is broken, and how to mend it."""
+    from bench.checking import check_data, check_detector, is_data
 
-    lines, broken = check_detector(name, size, weights, classes)
+    lines, broken = check_data(name) if is_data(name) else check_detector(name, size, weights, classes)
     for line in lines:
         say(line)
     if broken:
