@@ -53,7 +53,7 @@ def time_(  # noqa: PLR0913, PLR0917 - a command's options are its words
     from bench.timing_command import time_rows
 
     conditions = Conditions(data, images, device, threads or machine.cores(), precision, rois)
-    good = time_rows(rows, tier, conditions, Manner(quick, audit, timeout), as_json=as_json)
+    good = time_rows(rows, tier, conditions, Manner(quick, audit, timeout, settled=not quick), as_json=as_json)
     if not good:
         raise typer.Exit(1)
 

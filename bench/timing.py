@@ -11,7 +11,7 @@ from typing import Any
 from bench.subjects import Conditions, Subject, check
 from bench.timing_worker import PATIENCE_S, Died, Refused, Worker
 from bench.types import UserError
-from bench.watching import Seen, Watch, load_average
+from bench.watching import Seen, Watch, load_average, settle
 
 QUICK = 3  # samples: whether it runs at all
 LOOKS = 8  # rounds between two looks at the GPU
@@ -21,11 +21,15 @@ Show = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Manner:
-    """How thoroughly: `quick` takes three samples and gives no percentile; `audit` looks for what would make the numbers untrue."""
+    """How thoroughly: `quick` takes three samples and gives no percentile; `audit` looks for what would make the numbers untrue.
+
+    `settled`: wait first until the load of what ran before has decayed.
+    """
 
     quick: bool = False
     audit: bool = False
     patience_s: float = PATIENCE_S
+    settled: bool = False
 
 
 @dataclass
@@ -75,6 +79,8 @@ def time_subjects(
     """
     conditions = replace(conditions, images=min(conditions.images, QUICK)) if manner.quick else conditions
     check(conditions)
+    if manner.settled:
+        settle(lambda said: show(said, 0.0))
     load = load_average()
     with _lanes(subjects, conditions, manner) as lanes:
         for lane in lanes:

@@ -11,7 +11,6 @@ from bench.subjects import Conditions, find_subject
 from bench.timing import Manner, time_subjects
 from bench.timing_records import keep
 from bench.types import UserError
-from bench.watching import settle
 
 
 def time_rows(names: Sequence[str], tier: str, conditions: Conditions, manner: Manner, *, as_json: bool = False) -> bool:
@@ -23,8 +22,6 @@ def time_rows(names: Sequence[str], tier: str, conditions: Conditions, manner: M
         raise UserError(f"--timeout {manner.patience_s:g}: allowed: more than 0 seconds")
     subjects = [find_subject(name, tier, conditions.data) for name in names]
     with showing(quiet=as_json) as show:
-        if not manner.quick:
-            settle(lambda said: show(said, 0.0))
         session = time_subjects(subjects, conditions, manner, show)
     records = keep(session)
     if as_json:

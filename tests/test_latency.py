@@ -301,6 +301,18 @@ def test_what_hangs_is_killed_and_says_its_last_lines():
         worker.close()
 
 
+def test_what_hangs_is_a_failed_record_and_the_others_go_on(tmp_path, monkeypatch):
+    def hurried(lane):
+        lane.worker.patience_s = 0.5 if lane.subject.name.endswith("hanging") else 120
+
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    found = keep(time_subjects([subject("hanging"), subject("honest")], replace(CONDITIONS, images=3), Manner(quick=True), opened=hurried))
+    assert [record.status for record in found] == ["failed", "ok"]
+    assert "hung: no answer" in found[0].reason
+    assert "thinking" in found[0].reason
+    assert (found[0].values, "whole_ms" in found[1].values) == ({}, True)
+
+
 # ---- mistakes
 
 
@@ -330,6 +342,13 @@ MISTAKES = [
 ]
 
 
+def test_more_rois_than_there_are_is_said_before_anything_is_kept(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("bench.timing.settle", lambda show: None)
+    code, _, err = called(monkeypatch, capsys, tmp_path, "time", "condensing.fpn-r50", "--tier", "proxy", "--rois", "5000", "--images", "1")
+    assert (code, list(tmp_path.rglob("*.json"))) == (2, [])
+    assert "--rois 5000: more than the model gives" in err.strip().splitlines()[-1]  # after the words of progress
+
+
 @pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
 def test_a_mistake_is_one_line_and_exit_code_two(monkeypatch, capsys, tmp_path, words, named, allowed):  # noqa: PLR0917 - fixtures
     code, out, err = called(monkeypatch, capsys, tmp_path, *words.split())
@@ -341,6 +360,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(monkeypatch, capsys, tmp_path, 
 
 
 def test_an_image_list_with_a_missing_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("bench.timing.settle", lambda show: None)
     listed = {"images": [{"id": 1, "file_name": "gone.png", "width": 4, "height": 4}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
     (tmp_path / "list.json").write_text(json.dumps(listed))
     code, _, err = called(
