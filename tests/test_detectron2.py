@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 
 import numpy as np
 import pytest
@@ -162,6 +163,25 @@ def test_a_file_of_weights_says_itself_how_many_classes_it_is_of(retina, tmp_pat
         with pytest.raises(UserError, match=said) as error:
             built(name, weights=tmp_path / "mine.pth", **wanted)
         assert "\n" not in str(error.value)
+
+
+@needed
+def test_the_zoos_own_pickles_and_its_trainers_checkpoints_are_read(retina, tmp_path):
+    """As its zoo publishes them, arrays of numpy; and as its own checkpointer saves them beside an optimizer and a schedule."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    arrays = {name: tensor.numpy() for name, tensor in retina.model.state_dict().items()}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    optimizer = torch.optim.SGD(retina.model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    DetectionCheckpointer(retina.model, str(tmp_path), optimizer=optimizer, scheduler=schedule).save("model_0000009", iteration=9)
+    with torch.inference_mode():
+        (wanted,) = detect(retina, [photograph(*SIZE)])
+        assert len(wanted.scores) > 0
+        for file in ("model_final.pkl", "model_0000009.pth"):
+            (found,) = detect(built(RETINA, classes=None, weights=tmp_path / file), [photograph(*SIZE)])
+            assert torch.equal(found.scores, wanted.scores), file
+            assert torch.equal(found.boxes, wanted.boxes), file
 
 
 @needed

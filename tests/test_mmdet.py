@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -202,6 +204,34 @@ def test_a_file_of_weights_says_itself_how_many_classes_it_is_of(retina, tmp_pat
         with pytest.raises(UserError, match=said) as error:
             built(name, weights=tmp_path / "mine.pth", **wanted)
         assert "\n" not in str(error.value)
+
+
+@needed
+def test_a_checkpoint_of_mmengines_runner_is_read_as_it_is(retina, tmp_path):
+    """Its message hub's histories, numpy's numbers, and the state of its optimizer, as its hook saves them."""
+    from mmengine.logging import MessageHub
+    from mmengine.runner.checkpoint import save_checkpoint, weights_to_cpu
+
+    hub = MessageHub.get_instance("leandet")
+    hub.update_scalar("train/loss", 0.5)
+    hub.update_info("lr", np.float64(0.01))
+    optimizer = torch.optim.SGD(retina.model.parameters(), lr=0.01, momentum=0.9)
+    meta = {"epoch": 1, "iter": 7, "dataset_meta": {"classes": ("a", "b", "c")}, "mmengine_version": "0.10.7"}
+    kept = {
+        "meta": meta,
+        "state_dict": weights_to_cpu(retina.model.state_dict()),
+        "message_hub": hub.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    save_checkpoint(kept, str(tmp_path / "epoch_1.pth"))
+    with pytest.raises(pickle.UnpicklingError):  # so that this file shows something
+        torch.load(tmp_path / "epoch_1.pth", weights_only=True)
+    again = built("retinanet_r18_fpn_1x_coco", classes=None, weights=tmp_path / "epoch_1.pth")
+    with torch.inference_mode():
+        found, wanted = (detect(each, [photograph(*SIZE)])[0] for each in (again, retina))
+    assert len(wanted.scores) > 0
+    assert torch.equal(found.scores, wanted.scores)
+    assert torch.equal(found.boxes, wanted.boxes)
 
 
 @needed
