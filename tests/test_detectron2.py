@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import pickle
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from bench.meters.counted import count
 from bench.meters.rois import count_rois, hold_rois
 from bench.spec import CostRule
 from bench.types import Target, Unavailable, UserError, detect
+from implementations.adapters import zoo
 
 CLASSES, SIZE = 3, (96, 128)
 FASTER, RETINA = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.py"
@@ -59,6 +63,19 @@ def test_every_model_of_the_zoo_has_a_name():
     names = find_adapter("detectron2").names()
     assert {FASTER, RETINA, "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"} <= set(names)
     assert not any(name.startswith(("common", "Base-", "quick_schedules")) for name in names)
+
+
+@needed
+def test_the_published_table_names_what_is_installed():
+    """Each configuration of this version once; those that the adapter does not offer stand in it as refused."""
+    head, columns, *rows = csv.reader((Path(zoo.__file__).with_name("detectron2_zoo.csv")).read_text().splitlines())
+    assert f"detectron2 {metadata.version('detectron2')}" in head[1], "nox -s zoo publishes those of this version"
+    assert tuple(columns) == zoo.HEAD
+    wanted = dict(zoo.every_name("detectron2"))
+    assert sorted(row[0] for row in rows) == sorted(wanted)
+    assert {row[0]: row[-1] for row in rows if wanted[row[0]]} == {name: why for name, why in wanted.items() if why}
+    assert {row[1] for row in rows} <= {zoo.BUILDS, zoo.REFUSED, zoo.FAILS}
+    assert all(row[-1] for row in rows if row[1] != zoo.BUILDS)
 
 
 @needed
@@ -182,6 +199,9 @@ def test_the_zoos_own_pickles_and_its_trainers_checkpoints_are_read(retina, tmp_
             (found,) = detect(built(RETINA, classes=None, weights=tmp_path / file), [photograph(*SIZE)])
             assert torch.equal(found.scores, wanted.scores), file
             assert torch.equal(found.boxes, wanted.boxes), file
+
+
+# ---- mistakes
 
 
 @needed
