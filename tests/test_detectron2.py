@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import learns, measured, trained
 
 from bench.adapters import build_adapted, find_adapter
 from bench.contract import examine, photograph
@@ -199,6 +200,32 @@ def test_the_zoos_own_pickles_and_its_trainers_checkpoints_are_read(retina, tmp_
             (found,) = detect(built(RETINA, classes=None, weights=tmp_path / file), [photograph(*SIZE)])
             assert torch.equal(found.scores, wanted.scores), file
             assert torch.equal(found.boxes, wanted.boxes), file
+
+
+# ---- through the command line
+
+
+@needed
+def test_it_trains_in_leandets_own_loop(monkeypatch, capsys, tmp_path):
+    stored, _ = trained(monkeypatch, capsys, tmp_path, f"detectron2:{FASTER}")
+    learns(stored)
+
+
+@needed
+def test_one_that_learns_from_masks_says_so_in_its_record(monkeypatch, capsys, tmp_path):
+    stored, out = trained(monkeypatch, capsys, tmp_path, "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    assert stored.record.status == "skipped"
+    assert "learns from masks" in stored.record.reason
+    assert "learns from masks" in out
+
+
+@needed
+def test_its_measures_are_a_row_of_the_leaderboard(faster, monkeypatch, capsys, tmp_path):
+    row = measured(monkeypatch, capsys, tmp_path, f"detectron2:{FASTER}")
+    assert row["status"] == "counted, not run"
+    assert float(row["macs_g"]) > 0
+    assert float(row["params_m"]) > sum(parameter.numel() for parameter in faster.model.backbone.parameters()) / 1e6
+    assert row["machine"]
 
 
 # ---- mistakes
