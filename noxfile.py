@@ -115,6 +115,27 @@ def detectron2(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", "-rs", *(session.posargs or [*FRAMEWORK_TESTS, "--durations=10"]))
 
 
+@chore
+def frameworks_slow(session: nox.Session) -> None:
+    """What takes minutes of mmdet and, where it is there, of detectron2: more configurations, weights that were trained."""
+    session.run(set_up_frameworks(session), "-m", "pytest", "-rs", "-m", "slow", *(session.posargs or [*FRAMEWORK_TESTS, "--durations=10"]))
+
+
+@chore
+def zoo(session: nox.Session) -> None:
+    """Which configurations answer, as committed: of mmdet, and of detectron2 where that is there (nox -s detectron2); goes on where it was left.
+
+    `-- --again` asks those anew that failed, `-- --only PART` takes those whose name has that in it.
+    """
+    python = set_up_frameworks(session)
+    for framework in ("mmdet", "detectron2"):
+        if subprocess.run([python, "-c", f"import {framework}"], capture_output=True, check=False).returncode:  # noqa: S603 - a fixed command
+            session.warn(f"{framework} is not in {FRAMEWORKS}; nox -s {framework} puts it there")
+            continue
+        table = f"implementations/adapters/{framework}_zoo.csv"
+        session.run(python, "-m", "implementations.adapters.zoo", framework, "--out", table, *session.posargs)
+
+
 def reached(repository: str) -> bool:
     """Whether git can read a repository from here, within half a minute."""
     try:

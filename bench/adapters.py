@@ -65,9 +65,15 @@ class Adapter:
         missing = self.missing()
         if missing:
             return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        given = {package: installed(package) for package in self.bounds}
+        given = {package: _version(package) for package in self.bounds}
         wrong = [package for package, (least, below) in self.bounds.items() if not _number(least) <= _number(given[package]) < _number(below)]
         return "; ".join(f"{each} {given[each]} is installed; allowed: from {self.bounds[each][0]} to below {self.bounds[each][1]}" for each in wrong)
+
+
+def _version(package: str) -> str:
+    """That of what brings a package, which may be called otherwise: onnxruntime comes with onnxruntime-gpu too."""
+    version = installed(package)
+    return version if version != "missing" else installed(next(iter(metadata.packages_distributions().get(package, ())), package))
 
 
 def _number(version: str) -> tuple[int, ...]:

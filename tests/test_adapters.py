@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import torch
 from packaged import PACKAGE, install
 from torch import nn
 
-from bench import adapters
+from bench import adapters, cli
 from bench.adapters import Adapter, Wanted, build_adapted, find_adapter, size_of, source_of
 from bench.checking import adapter_lines
+from bench.contract import examine
 from bench.datasets import open_split, parse_data
 from bench.meters.counted import count
 from bench.meters.params import count_params
@@ -36,6 +39,13 @@ def one_thread():
 def photographs(*sizes):
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(3, *size, generator=generator) for size in sizes]
+
+
+def keeps_the_contract(detector, classes, size):
+    """Every rule's state, none of them broken."""
+    found = examine(detector, classes, size)
+    assert not [each for each in found if each.state == "broken"]
+    return {each.rule: each.state for each in found}
 
 
 def one_line(error):
@@ -273,6 +283,7 @@ def test_an_export_of_ours_is_the_detector_again(kind, runtime, tmp_path):
             torch.testing.assert_close(mine.scores, other.scores, atol=1e-4, rtol=0)
     assert again.weights_from == f"{tmp_path.name}/body.onnx"
     assert again.stored_bytes() > 1000
+    keeps_the_contract(again, 4, (90, 128))
     with pytest.raises(Unavailable, match="cannot learn"):
         again.forward()
     (tmp_path / "detector.json").write_text("{}")
@@ -314,8 +325,28 @@ def test_a_strangers_graph(runtime, tmp_path):
     (found,) = detect(detector, [torch.rand(3, 100, 200)])
     assert found.boxes.tolist() == [[0, 0, 100, 50], pytest.approx([80, 30, 120, 70])]
     assert found.labels.tolist() == [1, 0]
+    states = keeps_the_contract(detector, 2, (96, 128))
+    assert states["labels 0..C-1"] == states["boxes inside the image"] == states["pixels of the image as given"] == "ok"
     with pytest.raises(UserError, match="its input is 32x64"):
         build_adapted(f"{runtime}:{tmp_path}/theirs.onnx", size=(64, 64))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_graph_of_several_inputs_is_one_line_and_exit_code_two(runtime, tmp_path, monkeypatch, capsys):
+    onnx = pytest.importorskip("onnx", reason="needs the group `deploy`")
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime), reason="as above")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    given = [helper.make_tensor_value_info(name, kind, [1, 3, 32, 64]) for name in ("image", "original_size")]
+    names = ("boxes", "scores", "labels")
+    nodes = [helper.make_node("Add", ["image", "original_size"], [name]) for name in names]
+    graph = helper.make_graph(nodes, "g", given, [helper.make_tensor_value_info(name, kind, [1, 3, 32, 64]) for name in names])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(tmp_path / "two.onnx"))
+    monkeypatch.setattr(sys, "argv", ["leandet", "check", f"{runtime}:{tmp_path}/two.onnx"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.strip()
+    assert (ended.value.code, len(said.splitlines())) == (2, 1), said
+    assert "two.onnx: takes 2 inputs (image, original_size); allowed: one" in said
 
 
 # ---- a package of one's own
@@ -357,6 +388,7 @@ def test_a_broken_package_is_named(package):
 def test_a_function_of_ones_own(package):
     detector = build_adapted("python:theirpackage:make", size=(64, 64))
     assert detector.asked == (None, (64, 64))
+    assert keeps_the_contract(detector, 3, (64, 96))["pixels of the image as given"] == "ok"
     torch_model = build_adapted("python:theirpackage:model", classes=3)
     assert isinstance(torch_model, TorchvisionDetector)
     assert torch_model.told.label_map == (DROPPED, 0, 1, 2)
@@ -411,6 +443,17 @@ def test_a_framework_that_is_too_old_or_too_new(monkeypatch, version, fits):
             build_adapted("transformers:rt_detr")
         one_line(error)
         assert any(line.startswith("transformers  unfit") for line in adapter_lines())
+
+
+@pytest.mark.parametrize(("key", "package"), [("torchvision", "torchvision"), ("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_versions_are_those_that_the_project_allows(key, package):
+    """What an adapter says, and what it tells to type, beside the project's own bounds."""
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())
+    listed = [*project["project"]["dependencies"], *project["dependency-groups"]["deploy"]]
+    (allowed,) = [each for each in listed if re.match(rf"{package}\W", each)]
+    least, below = find_adapter(key).bounds[package]
+    assert allowed == f"{package}>={least},<{below}"
+    assert f"'{allowed}'" in find_adapter(key).install
 
 
 def test_a_checkpoint_of_another_model(tmp_path):

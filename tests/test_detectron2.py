@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import pickle
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import learns, measured, trained
 
 from bench.adapters import build_adapted, find_adapter
 from bench.contract import examine, photograph
@@ -14,6 +19,7 @@ from bench.meters.counted import count
 from bench.meters.rois import count_rois, hold_rois
 from bench.spec import CostRule
 from bench.types import Target, Unavailable, UserError, detect
+from implementations.adapters import zoo
 
 CLASSES, SIZE = 3, (96, 128)
 FASTER, RETINA = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", "COCO-Detection/retinanet_R_50_FPN_1x.py"
@@ -58,6 +64,19 @@ def test_every_model_of_the_zoo_has_a_name():
     names = find_adapter("detectron2").names()
     assert {FASTER, RETINA, "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"} <= set(names)
     assert not any(name.startswith(("common", "Base-", "quick_schedules")) for name in names)
+
+
+@needed
+def test_the_published_table_names_what_is_installed():
+    """Each configuration of this version once; those that the adapter does not offer stand in it as refused."""
+    head, columns, *rows = csv.reader((Path(zoo.__file__).with_name("detectron2_zoo.csv")).read_text().splitlines())
+    assert f"detectron2 {metadata.version('detectron2')}" in head[1], "nox -s zoo publishes those of this version"
+    assert tuple(columns) == zoo.HEAD
+    wanted = dict(zoo.every_name("detectron2"))
+    assert sorted(row[0] for row in rows) == sorted(wanted)
+    assert {row[0]: row[-1] for row in rows if wanted[row[0]]} == {name: why for name, why in wanted.items() if why}
+    assert {row[1] for row in rows} <= {zoo.BUILDS, zoo.REFUSED, zoo.FAILS}
+    assert all(row[-1] for row in rows if row[1] != zoo.BUILDS)
 
 
 @needed
@@ -162,6 +181,54 @@ def test_a_file_of_weights_says_itself_how_many_classes_it_is_of(retina, tmp_pat
         with pytest.raises(UserError, match=said) as error:
             built(name, weights=tmp_path / "mine.pth", **wanted)
         assert "\n" not in str(error.value)
+
+
+@needed
+def test_the_zoos_own_pickles_and_its_trainers_checkpoints_are_read(retina, tmp_path):
+    """As its zoo publishes them, arrays of numpy; and as its own checkpointer saves them beside an optimizer and a schedule."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    arrays = {name: tensor.numpy() for name, tensor in retina.model.state_dict().items()}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    optimizer = torch.optim.SGD(retina.model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    DetectionCheckpointer(retina.model, str(tmp_path), optimizer=optimizer, scheduler=schedule).save("model_0000009", iteration=9)
+    with torch.inference_mode():
+        (wanted,) = detect(retina, [photograph(*SIZE)])
+        assert len(wanted.scores) > 0
+        for file in ("model_final.pkl", "model_0000009.pth"):
+            (found,) = detect(built(RETINA, classes=None, weights=tmp_path / file), [photograph(*SIZE)])
+            assert torch.equal(found.scores, wanted.scores), file
+            assert torch.equal(found.boxes, wanted.boxes), file
+
+
+# ---- through the command line
+
+
+@needed
+def test_it_trains_in_leandets_own_loop(monkeypatch, capsys, tmp_path):
+    stored, _ = trained(monkeypatch, capsys, tmp_path, f"detectron2:{FASTER}")
+    learns(stored)
+
+
+@needed
+def test_one_that_learns_from_masks_says_so_in_its_record(monkeypatch, capsys, tmp_path):
+    stored, out = trained(monkeypatch, capsys, tmp_path, "detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    assert stored.record.status == "skipped"
+    assert "learns from masks" in stored.record.reason
+    assert "learns from masks" in out
+
+
+@needed
+def test_its_measures_are_a_row_of_the_leaderboard(faster, monkeypatch, capsys, tmp_path):
+    row = measured(monkeypatch, capsys, tmp_path, f"detectron2:{FASTER}")
+    assert row["status"] == "counted, not run"
+    assert float(row["macs_g"]) > 0
+    assert float(row["params_m"]) > sum(parameter.numel() for parameter in faster.model.backbone.parameters()) / 1e6
+    assert row["machine"]
+
+
+# ---- mistakes
 
 
 @needed

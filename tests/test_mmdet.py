@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import pickle
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from commands import learns, measured, trained
 
 from bench.adapters import Wanted, build_adapted, find_adapter, known_name
 from bench.contract import examine, photograph
@@ -15,6 +21,7 @@ from bench.meters.rois import count_rois, hold_rois
 from bench.spec import CostRule
 from bench.types import Target, Unavailable, UserError, detect
 from implementations.adapters import mmdet as adapter
+from implementations.adapters import zoo
 from implementations.adapters.mmdet_configs import GAP, own_classes, pipeline_steps, read_config, whole
 
 CLASSES, SIZE = 3, (96, 128)
@@ -88,6 +95,19 @@ def test_every_configuration_of_the_wheel_has_a_name():
     assert len(names) > 700
     assert {"faster-rcnn_r50_fpn_1x_coco", "yolox_s_8xb8-300e_coco", "dino-4scale_r50_8xb2-12e_coco"} <= set(names)
     assert not any("tracker" in name or "bytetrack" in name for name in names)
+
+
+@needed
+def test_the_published_table_names_what_is_installed():
+    """Each configuration of this version once; those that the adapter does not offer stand in it as refused."""
+    head, columns, *rows = csv.reader((Path(zoo.__file__).with_name("mmdet_zoo.csv")).read_text().splitlines())
+    assert f"mmdet {metadata.version('mmdet')}" in head[1], "nox -s zoo publishes those of this version"
+    assert tuple(columns) == zoo.HEAD
+    wanted = dict(zoo.every_name("mmdet"))
+    assert sorted(row[0] for row in rows) == sorted(wanted)
+    assert {row[0]: row[-1] for row in rows if wanted[row[0]]} == {name: why for name, why in wanted.items() if why}
+    assert {row[1] for row in rows} <= {zoo.BUILDS, zoo.REFUSED, zoo.FAILS}
+    assert all(row[-1] for row in rows if row[1] != zoo.BUILDS)
 
 
 @needed
@@ -205,6 +225,34 @@ def test_a_file_of_weights_says_itself_how_many_classes_it_is_of(retina, tmp_pat
 
 
 @needed
+def test_a_checkpoint_of_mmengines_runner_is_read_as_it_is(retina, tmp_path):
+    """Its message hub's histories, numpy's numbers, and the state of its optimizer, as its hook saves them."""
+    from mmengine.logging import MessageHub
+    from mmengine.runner.checkpoint import save_checkpoint, weights_to_cpu
+
+    hub = MessageHub.get_instance("leandet")
+    hub.update_scalar("train/loss", 0.5)
+    hub.update_info("lr", np.float64(0.01))
+    optimizer = torch.optim.SGD(retina.model.parameters(), lr=0.01, momentum=0.9)
+    meta = {"epoch": 1, "iter": 7, "dataset_meta": {"classes": ("a", "b", "c")}, "mmengine_version": "0.10.7"}
+    kept = {
+        "meta": meta,
+        "state_dict": weights_to_cpu(retina.model.state_dict()),
+        "message_hub": hub.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    save_checkpoint(kept, str(tmp_path / "epoch_1.pth"))
+    with pytest.raises(pickle.UnpicklingError):  # so that this file shows something
+        torch.load(tmp_path / "epoch_1.pth", weights_only=True)
+    again = built("retinanet_r18_fpn_1x_coco", classes=None, weights=tmp_path / "epoch_1.pth")
+    with torch.inference_mode():
+        found, wanted = (detect(each, [photograph(*SIZE)])[0] for each in (again, retina))
+    assert len(wanted.scores) > 0
+    assert torch.equal(found.scores, wanted.scores)
+    assert torch.equal(found.boxes, wanted.boxes)
+
+
+@needed
 def test_what_several_levels_share_is_kept_and_comes_back(tmp_path):
     """RTMDet shares its heads' convolutions between levels, which safetensors refuses to keep as one tensor of two names."""
     from safetensors.torch import save_file
@@ -215,6 +263,51 @@ def test_what_several_levels_share_is_kept_and_comes_back(tmp_path):
     again = built("rtmdet_tiny_8xb32-300e_coco", weights=tmp_path / "weights.safetensors")
     for (name, one), other in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+@needed
+def test_under_autocast_heads_decode_and_learn_in_float32(faster, retina):
+    """As leandet trains and scores where the processor has bfloat16, which mmcv's operators do not take; the network itself stays in it."""
+    image = photograph(*SIZE)
+    for detector in (faster, retina):
+        with torch.inference_mode():
+            (wanted,) = detect(detector, [image])
+            with torch.autocast("cpu", torch.bfloat16):
+                (found,) = detect(detector, [image])
+        assert len(found.scores) > 0
+        assert float((found.scores[:5] - wanted.scores[:5]).abs().max()) < 0.05
+        assert not torch.equal(found.scores[:5], wanted.scores[:5])
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = detector([image], [target(image, [10.0, 20, 50, 60], [0, 0, 120, 90])])
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        assert all(bool(torch.isfinite(loss)) for loss in losses.values())
+        assert not {"predict_by_feat", "loss_by_feat"} & {name for module in detector.model.modules() for name in module.__dict__}
+
+
+# ---- through the command line
+
+
+@needed
+def test_it_trains_in_leandets_own_loop(monkeypatch, capsys, tmp_path):
+    stored, _ = trained(monkeypatch, capsys, tmp_path, "mmdet:retinanet_r18_fpn_1x_coco")
+    learns(stored)
+
+
+@needed
+def test_one_that_learns_from_masks_says_so_in_its_record(monkeypatch, capsys, tmp_path):
+    stored, out = trained(monkeypatch, capsys, tmp_path, "mmdet:mask-rcnn_r50_fpn_1x_coco")
+    assert stored.record.status == "skipped"
+    assert "learns from masks" in stored.record.reason
+    assert "learns from masks" in out
+
+
+@needed
+def test_its_measures_are_a_row_of_the_leaderboard(retina, monkeypatch, capsys, tmp_path):
+    row = measured(monkeypatch, capsys, tmp_path, "mmdet:retinanet_r18_fpn_1x_coco")
+    assert row["status"] == "counted, not run"
+    assert float(row["macs_g"]) > 0
+    assert float(row["params_m"]) > sum(parameter.numel() for parameter in retina.model.backbone.parameters()) / 1e6
+    assert row["machine"]
 
 
 # ---- mistakes

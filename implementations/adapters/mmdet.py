@@ -57,6 +57,7 @@ class Raw:
     samples: tuple[Any, ...]
     originals: tuple[tuple[int, int], ...]
     counts: tuple[int, ...] | None = None  # RoIs of each image
+    device: str = "cpu"
 
 
 class _Decoding(Exception):  # noqa: N818 - no fault: the network has said all
@@ -112,10 +113,10 @@ class MmdetDetector(nn.Module):
         """All that learns, proposals included."""
         samples = list(batch.samples)
         try:
-            with self._decoding_later():
+            with decoding_in_float32(self.model, batch.pixels.device.type), self._decoding_later():
                 samples = self._predicted(batch, samples)
         except _Decoding as found:
-            return Raw(found.call, tuple(samples), batch.originals, _counts(found.call))
+            return Raw(found.call, tuple(samples), batch.originals, _counts(found.call), batch.pixels.device.type)
         return Raw(None, tuple(samples), batch.originals)
 
     def _predicted(self, batch: Samples, samples: list[Any]) -> list[Any]:
@@ -142,7 +143,8 @@ class MmdetDetector(nn.Module):
             found = [sample.pred_instances for sample in raw.samples]
         else:
             given, named = raw.call
-            found = self.last_head.predict_by_feat(*given, **named)
+            with decoding_in_float32(self.model, raw.device):
+                found = self.last_head.predict_by_feat(*given, **named)
         return [answer(_corners(one.bboxes), one.scores, one.labels, size=size) for one, size in zip(found, raw.originals, strict=True)]
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -150,7 +152,8 @@ class MmdetDetector(nn.Module):
         if self.with_masks:
             raise Unavailable(f"mmdet:{self.told.name} learns from masks, and boxes do not give them; take the configuration of its box detector")
         batch = self._prepared(images, targets)
-        losses = self.model.loss(batch.pixels, list(batch.samples))
+        with decoding_in_float32(self.model, batch.pixels.device.type):
+            losses = self.model.loss(batch.pixels, list(batch.samples))
         each = {key: value if isinstance(value, Tensor) else torch.stack([one.mean() for one in value]).sum() for key, value in losses.items()}
         return {key: loss.mean() for key, loss in each.items() if "loss" in key}
 
@@ -231,6 +234,40 @@ class MmdetDetector(nn.Module):
         from mmengine.analysis.complexity_analysis import parameter_count
 
         return int(parameter_count(self.model)[""])
+
+
+@contextlib.contextmanager
+def decoding_in_float32(model: nn.Module, device: str) -> Iterator[None]:
+    """Under autocast let heads decode and compare, and RoIs be pooled, in float32, as mmdet 2 did: on a CPU mmcv's operators take no bfloat16."""
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    wide = [(module, name) for module in model.modules() for name in ("predict_by_feat", "loss_by_feat") if hasattr(module, name)]
+    wide += [(module, "forward") for module in model.modules() if hasattr(module, "roi_layers")]
+    for module, name in wide:
+        module.__dict__[name] = _in_float32(getattr(module, name), device)
+    try:
+        yield
+    finally:
+        for module, name in wide:
+            module.__dict__.pop(name, None)
+
+
+def _in_float32(call: Callable[..., Any], device: str) -> Callable[..., Any]:
+    def widened(*given: Any, **named: Any) -> Any:
+        with torch.autocast(device, enabled=False):
+            return call(*_widened(given), **_widened(named))
+
+    return widened
+
+
+def _widened(value: Any) -> Any:
+    """With its tensors of lower precision as float32, through plain containers."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if type(value) is dict:  # a ConfigDict stays what it is
+        return {key: _widened(each) for key, each in value.items()}
+    return type(value)(_widened(each) for each in value) if type(value) in {list, tuple} else value
 
 
 class _Body(nn.Module):

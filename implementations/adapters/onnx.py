@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
-from implementations.adapters.plain_graphs import Session, build_graph
+from implementations.adapters.plain_graphs import Session, build_graph, one_input
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -28,7 +29,7 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     except Exception as error:  # its errors have no common class of their own
         said = " ".join(str(error).split())[:200]
         raise Unavailable(f"onnxruntime cannot run {path.name}: {said}; export a row with plain convolutions") from error
-    (given,) = (one.name for one in session.get_inputs())
+    given = one_input(path, [one.name for one in session.get_inputs()])
 
     def run(x: Tensor) -> list[Tensor]:
         return [torch.from_numpy(found) for found in session.run(None, {given: x.numpy()})]
@@ -71,7 +72,8 @@ ADAPTER = Adapter(
     title="a graph in onnxruntime on the CPU: an export of ours, or any with boxes, scores and labels",
     example="onnx:folder/body.onnx",
     needs=("onnxruntime",),
-    install="pip install onnx onnxruntime",
+    install="pip install 'onnx>=1.18,<2' 'onnxruntime>=1.20,<2'",
     names=tuple,
     build=build,
+    bounds=MappingProxyType({"onnxruntime": ("1.20", "2")}),  # onnx itself is needed to export alone
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
-from implementations.adapters.plain_graphs import Session, build_graph
+from implementations.adapters.plain_graphs import Session, build_graph, one_input
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -54,8 +55,8 @@ def session(path: Path, *, threads: int = 1) -> Session:
     import openvino
 
     model = openvino.Core().read_model(str(path))
-    (given,) = model.inputs
-    shape = tuple(int(side.get_length()) if side.is_static else None for side in given.partial_shape)
+    one_input(path, [min(one.get_names(), default="unnamed") for one in model.inputs])
+    shape = tuple(int(side.get_length()) if side.is_static else None for side in model.inputs[0].partial_shape)
     return Session(shape, tuple(min(one.get_names()) for one in model.outputs), run)
 
 
@@ -70,7 +71,8 @@ ADAPTER = Adapter(
     title="a graph in OpenVINO on the CPU, in float32: an export of ours, or any with boxes, scores and labels",
     example="openvino:folder/body.onnx",
     needs=("openvino",),
-    install="pip install openvino",
+    install="pip install 'openvino>=2025,<2027'",
     names=tuple,
     build=build,
+    bounds=MappingProxyType({"openvino": ("2025", "2027")}),
 )

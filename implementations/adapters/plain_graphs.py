@@ -158,6 +158,14 @@ def read_reading(path: Path) -> Reading:
     return Reading(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
 
 
+def one_input(path: Path, names: Sequence[str]) -> str:
+    """The name of a graph's input; UserError for a graph that takes more than one, or none."""
+    if len(names) != 1:
+        told = f"{path.name}: takes {len(names)} inputs ({', '.join(names) or 'none'})"
+        raise UserError(f"{told}; allowed: one, an image (3, H, W) or (1, 3, H, W); export it again with what else it takes as constants")
+    return names[0]
+
+
 def build_graph(wanted: Wanted, runner: Callable[[Path], Any], open_session: Callable[[Path], Session]) -> Any:
     """The detector of a graph: one of ours where its detector.json stands beside it, else any that answers with boxes, scores and labels."""
     path = Path(wanted.name)

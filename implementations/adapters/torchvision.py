@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -336,7 +337,8 @@ ADAPTER = Adapter(
     title="the detection models of torchvision, with random weights or those of a file",
     example="torchvision:fasterrcnn_resnet50_fpn_v2",
     needs=("torchvision",),
-    install="pip install torchvision",
+    install="pip install 'torchvision>=0.23,<1'",
     names=names,
     build=build,
+    bounds=MappingProxyType({"torchvision": ("0.23", "1")}),
 )

@@ -11,19 +11,18 @@ pixel; features, proposals' logits and the head's answer to given features are t
 from __future__ import annotations
 
 import json
-import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.types import UserError
 from implementations.layers.images import STD
+from implementations.layers.pickled import load_arrays, load_torch, tensors_of
 
 EPS = 1e-5  # of our norms
 COUNTER = "num_batches_tracked"  # of a norm that is never stepped: it may be there or not
@@ -172,51 +171,25 @@ def stride_first(detector: nn.Module) -> None:
 # ---- files
 
 
-class _Arrays(pickle.Unpickler):
-    """Reads detectron2's pickles of numpy arrays, and nothing that could run."""
-
-    ALLOWED: Mapping[tuple[str, str], Callable[..., Any] | type] = {
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct for core in ("core", "_core")},  # noqa: SLF001 - pickles name it
-        **{(f"numpy.{core}.multiarray", "scalar"): np._core.multiarray.scalar for core in ("core", "_core")},  # noqa: SLF001 - as above
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """One of ALLOWED; anything else ends the reading."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return self.ALLOWED[module, name]
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth or a detectron2 .pkl, without running anything that it holds; UserError where it holds none."""
     try:
-        with path.open("rb") as stream:
-            found = _read(path, stream)
+        found = _read(path)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a file that exists") from error
     except Exception as error:  # damaged pickles raise a dozen kinds
         raise UserError(f"{path}: holds no plain tensors ({type(error).__name__}); give the .pth or .pkl as it was published") from error
     inner = next((found[key] for key in ("model", "state_dict") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
-    tensors = dict(_tensors(inner)) if isinstance(inner, dict) else {}
+    tensors = dict(tensors_of(inner)) if isinstance(inner, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors; give the .pth or .pkl as it was published")
     return tensors
 
 
-def _read(path: Path, stream: BinaryIO) -> Any:
-    if path.suffix == ".pkl":
-        return _Arrays(stream, encoding="latin1").load()
-    return torch.load(stream, map_location="cpu", weights_only=True)
-
-
-def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, np.ndarray):
-            yield name, torch.from_numpy(np.array(value))
+def _read(path: Path) -> Any:
+    return load_arrays(path) if path.suffix == ".pkl" else load_torch(path)
 
 
 def recorded_shapes(library: str) -> dict[str, tuple[int, ...]]:
