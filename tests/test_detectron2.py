@@ -160,8 +160,9 @@ def test_its_cost_is_that_of_ours_but_for_the_box_of_background():
     detector = build(Wanted(FASTER, CLASSES, SIZE), change=stepping)
     with torch.device("meta"):
         ours = faster_rcnn_fpn(Request(Setting("", CLASSES, *SIZE, "R50"), SCALES["paper"], CLASSES))
+    odd = count(detector.parts(100, 133), CostRule(scope="model"))  # a pyramid adds maps of the same sides, so that the input is padded
     found, wanted = (count(each.parts(128, 160), CostRule(scope="model")) for each in (detector, ours))
-    assert found.fixed.macs == wanted.fixed.macs
+    assert odd.fixed.macs == found.fixed.macs == wanted.fixed.macs
     assert wanted.per_roi.macs - found.per_roi.macs == 4 * 1024
 
 
@@ -225,7 +226,6 @@ def test_its_measures_are_a_row_of_the_leaderboard(faster, monkeypatch, capsys, 
     assert row["status"] == "counted, not run"
     assert float(row["macs_g"]) > 0
     assert float(row["params_m"]) > sum(parameter.numel() for parameter in faster.model.backbone.parameters()) / 1e6
-    assert row["machine"]
 
 
 # ---- mistakes

@@ -48,6 +48,11 @@ def test_what_is_no_id_says_so(name):
         with_needs(name, Choice())
 
 
+def test_an_id_on_other_drawn_scenes_says_where_its_data_is():
+    name = "light_head.nms-05.proxy.scenes-v1-crowded.s1"
+    assert with_needs(name, Choice())[-1].id == name
+
+
 def test_a_leaderboard_row_is_all_its_seeds_and_what_they_start_from():
     runs = of_line("condensing.k1-l1.proxy", Choice())
     assert {run.id for run in runs if run.row == "k1-l1"} == {f"condensing.k1-l1.proxy.s{seed}" for seed in range(5)}

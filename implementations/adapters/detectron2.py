@@ -187,8 +187,9 @@ class Detectron2Detector(nn.Module):
             yield
 
     def known_parts(self, height: int, width: int) -> tuple[Part, ...]:
-        """What runs once an image of exactly that size (padding left out), and what once a RoI; nothing where the model is of another kind."""
-        pixels = ((1, 3, height, width),)
+        """What runs once an image of that size, padded only where the backbone must divide it, and what once a RoI; nothing for another kind."""
+        divisor = max(1, self.model.backbone.size_divisibility)
+        pixels = ((1, 3, *(-(-side // divisor) * divisor for side in (height, width))),)
         if not self.two_stage:
             return (Part("network", _Dense(self.model), pixels),)
         if self.extras:
