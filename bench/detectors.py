@@ -74,6 +74,7 @@ def deployed(detector: Any, form: str, dtype: torch.dtype) -> Any:
 def _trained(run: Run, row: Row, classes: int) -> Any:
     """The row's detector with the weights that its run ended with; what the run started from need not be here."""
     folders = {need.split(".")[1]: places.run_folder(need) for need in run.needs if not need.startswith("pretrain.")}
+    folders.pop(row.body, None)  # a body is put into the detector after it is built, and the run's own weights hold it
     inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
     try:

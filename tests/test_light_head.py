@@ -7,9 +7,12 @@ from math import ceil, floor
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import ps_roi_pool, roi_align
 
+from bench import detectors, places
+from bench.assemble import build_detector
 from bench.catalogue import find_paper
 from bench.cost import build_on_meta
 from bench.datasets import open_split, parse_data
@@ -17,6 +20,7 @@ from bench.meters.macs import count_macs
 from bench.meters.rois import count_rois, hold_rois
 from bench.scales import SCALES
 from bench.spec import Request, Setting
+from bench.subjects import Subject
 from bench.types import Target, UserError, detect
 from implementations.layers.coverage import near_candidates, positive_candidates
 from implementations.layers.heads import HeadShape
@@ -455,3 +459,15 @@ def test_every_form_of_the_detector_can_be_given_its_rois(key):
     with torch.inference_mode():
         raw = detector.network(detector.prepare(pictures((48, 64))))
     assert count_rois(raw) == 11
+
+
+def test_a_run_is_built_with_its_own_weights_where_its_body_lies_beside_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    paper, made = find_paper("light_head"), {}
+    for key in ("body-b2", "light-l"):
+        made[key] = build_detector(paper.row(key), SCALES["smoke"], 10, seed=1).state_dict()
+        folder = places.run_folder(f"light_head.{key}.smoke.s0")
+        folder.mkdir(parents=True)
+        save_file(made[key], folder / "weights.safetensors")
+    found = detectors.build(Subject("light_head.light-l.smoke.s0", "smoke"), "", 10).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in made["light-l"].items())
