@@ -93,7 +93,7 @@ def _answered(build: Callable[[Wanted], Any], name: str, size: tuple[int, int]) 
 def _line(text: str) -> str:
     """In one line, without the trace of a library's own and without where it lies."""
     told = text.partition("Exception raised from")[0].partition("(most recent call")[0]
-    return re.sub(r"(?<=\s)/\S*/", "", " ".join(told.split()))[:200]
+    return re.sub(r"(?<=[\s(])/\S*/", "", " ".join(told.split()))[:200]
 
 
 def entries(framework: str, names: Sequence[tuple[str, str]]) -> Iterator[Entry]:
