@@ -76,13 +76,13 @@ def train_adapted(name: str, choice: Choice, *, jobs: int = 1, quiet: bool = Fal
             for place, run in enumerate(runs, 1):
                 later = sum(images_of_row(other, paper.row(other.row)) for other in runs[place:])
                 record = execute(run, Setup({paper.key: paper}, choice.init, Progress(run.id, (place, len(runs)), later, show)))
-            if record.status == "ok":
-                _keep_cost(name, record, len(open_split(choice.data, "train").classes))
+        if record.status == "ok":
+            yield from _keep_cost(name, record, len(open_split(choice.data, "train").classes))
     yield from map(result_line, () if quiet else runs)
 
 
-def _keep_cost(name: str, trained: Record, classes: int) -> None:
-    """What the row costs at SIDES with so many RoIs as a published count has, beside which its accuracy stands."""
+def _keep_cost(name: str, trained: Record, classes: int) -> Iterator[str]:
+    """Keep what the row costs at SIDES, with as many RoIs as a published count has; a line where it cannot be counted, which undoes no training."""
     import torch
 
     from bench import machine, places
@@ -90,7 +90,11 @@ def _keep_cost(name: str, trained: Record, classes: int) -> None:
     from bench.meters.detectors import cost
     from bench.records import Record, write_record
 
-    found = cost(adapters.build_adapted(name, classes=classes, size=SIDES), SIDES, WHOLE.rois, torch.zeros(3, *SIDES))
+    try:
+        found = cost(adapters.build_adapted(name, classes=classes, size=SIDES), SIDES, WHOLE.rois, torch.zeros(3, *SIDES))
+    except Exception as error:  # noqa: BLE001 - anything may happen in somebody's model
+        yield f"{name}: trained, but its cost at {SIDES[0]} x {SIDES[1]} cannot be counted ({type(error).__name__}: {error})"
+        return
     unknown = found.pop("unknown")
     context = machine.source_state() | {"versions": machine.versions(), "machine": machine.describe(), "scope": "model", "convention": "mac"}
     context |= {"input": list(SIDES), "rois": WHOLE.rois, "unknown": unknown, "precision": "float32", "detector": Subject(name).told}

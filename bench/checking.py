@@ -51,7 +51,7 @@ def check_data(text: str) -> tuple[list[str], int]:
 
 def is_data(name: str) -> bool:
     """Whether a name is a dataset's, as after --data, and no detector's."""
-    return name.startswith("scenes") or ("=" in name and ":" not in name.partition("=")[0])
+    return ":" not in name.partition("=")[0] and (name.startswith("scenes") or "=" in name)
 
 
 def _lines(findings: Sequence[Finding]) -> tuple[list[str], int]:

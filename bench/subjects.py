@@ -83,11 +83,12 @@ class Subject:
     @property
     def told(self) -> str:
         """The name as a record may keep it: of a file of the user's without the folders that it lies in."""
+        form = f"@{self.form}" if self.form else ""
         if not self.foreign:
-            return self.name + self.manner
+            return self.name + form
         key, rest = adapters.parts_of(self.name) if self.kind == "adapter" else ("", self.name)
         short = rest.rsplit("/", 1)[-1] if not key or Path(rest.split(":")[0]).exists() else rest
-        return f"{key}:{short}" if key else short
+        return f"{key}:{short}" if key else short + form
 
     @property
     def place(self) -> tuple[str, str]:

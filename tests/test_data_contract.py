@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from commands import called
 from packaged import install
 
-from bench import cli, data_contract
+from bench import data_contract
 from bench.data_contract import RULES, examine
 from bench.datasets import open_split, parse_data
 
@@ -83,16 +83,6 @@ def test_a_reader_that_raises_is_a_finding(monkeypatch):
 def test_every_rule_is_looked_at(monkeypatch):
     monkeypatch.setattr(data_contract, "open_split", lambda data, name: Wrapped())
     assert len(examine(SCENES)) == 3 * len(RULES) + 1
-
-
-def called(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["leandet", *words])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    return code, *capsys.readouterr()
 
 
 def test_what_a_package_adds_is_checked_by_its_name(monkeypatch, capsys, tmp_path):

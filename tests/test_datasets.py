@@ -67,6 +67,7 @@ def test_parse_data():
     data = parse_data("val=x/b.json, train=x/a.json ,images=pictures")
     assert (data.kind, data.name) == ("coco", "coco:x")
     assert data.part("train") == "x/a.json"
+    assert parse_data("test=coco17/annotations/val.json").name == "coco:coco17"  # a folder that lies in every dataset names none
     assert data.part("test", "none") == "none"
     assert data == parse_data("train=x/a.json,images=pictures,val=x/b.json")
     assert {data: 1}[parse_data("images=pictures,train=x/a.json,val=x/b.json")] == 1

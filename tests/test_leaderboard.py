@@ -54,6 +54,9 @@ def test_ranking_never_averages_over_what_is_missing():
     found = {line.row: line for line in lines([*seeds("a", 39.9, 40.1), run("b", 0, 90.0), half, *seeds("c", 44.9, 45.1)])}
     assert isnan(found["b"].ap)
     assert isnan(found["b"].rank)
+    (line,) = lines([run("b", 0, 60.0), run("b", 1, 50.0), run("b", 2, values={"ap50": 95.0})])
+    assert (isnan(line.ap), isnan(line.ap_low), isnan(line.ap_high)) == (True, True, True)
+    as_csv([line])  # fits the schema
     assert (found["c"].rank, found["c"].rank_to, found["a"].rank, found["a"].rank_to) == (1, 1, 2, 2)
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import sys
 from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from commands import called
 from packaged import install
 from PIL import Image
 
-from bench import cli
 from bench.adapted import adapted_paper, runs_of
 from bench.adapters import BUILT_IN
 from bench.contract import photograph
@@ -67,21 +66,25 @@ def coco(tmp_path_factory):
     return folder
 
 
-def called(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["leandet", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
-
-
 # ---- measure
 
 
 def test_two_detectors_with_data_in_one_table_and_as_rows(monkeypatch, capsys, tmp_path, home, coco):
     """One that finds every square, beside one with random weights: costs, times, a ratio, AP where there are weights, rows that fit the schema."""
     rows, told = tmp_path / "rows.csv", tmp_path / "rows.json"
-    words = ("--data", f"coco:{coco / 'test.json'}", "--size", "96x128", "--quick", "--device", "cpu", "--threads", "1", "--csv", str(rows))
+    words = (
+        "--data",
+        f"coco:{coco / 'test.json'},images={coco}",
+        "--size",
+        "96x128",
+        "--quick",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--csv",
+        str(rows),
+    )
     code, out, err = called(monkeypatch, capsys, "measure", SSD, "python:truthful:make", *words, "--json", str(told))
     assert code == 0, out + err
     ssd, truthful = "torchvision.ssdlite320-mobilenet-v3-large-96x128", "python.truthful-make-96x128"
@@ -415,3 +418,27 @@ def test_ours_and_torchvisions_are_the_same_at_a_small_size(monkeypatch, capsys)
 def test_ours_and_torchvisions_are_the_same_at_full_size(monkeypatch, capsys):
     code, out, err = called(monkeypatch, capsys, "equivalence")
     assert code == 0, out + err
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        (Subject("condensing.fpn-r50", form="fused", size="320x320"), "condensing.fpn-r50@fused"),  # the size is an option of its own
+        (Subject("condensing.fpn-r50.proxy.s0"), "condensing.fpn-r50.proxy.s0"),
+        (Subject("/home/me/nets/mine.py:make", form="compiled"), "mine.py:make@compiled"),
+        (Subject("detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"), "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"),
+    ],
+)
+def test_a_record_tells_a_name_that_can_be_typed_again_and_no_folder(subject, told):
+    assert subject.told == told
+
+
+def test_a_cost_that_cannot_be_counted_is_a_line_and_undoes_no_training(monkeypatch, capsys, home):
+    def fails(*given):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("bench.meters.detectors.cost", fails)
+    code, out, _ = called(monkeypatch, capsys, "run", SSD, "--tier", "smoke", "--seeds", "1")
+    assert code == 0
+    assert "trained, but its cost at 800 x 1333 cannot be counted (RuntimeError: no such operator)" in out
+    assert [record.status for record in read_records(home / "runs") if record.kind == "train"] == ["ok"]
