@@ -65,9 +65,12 @@ PERCENT = (10, 20, 30, 40, 50, 70, 80, 90)  # the paper has no column for 60
 LOW, FALLING, MOST = (10, 20, 30), (40, 50, 70, 80), 90
 ONE_SHOT: Recipe = (Transform("compress"),)
 TUNED: Recipe = (Transform("prune"), Train("tune"))
-AGAIN = Effort(length=0.5)  # of the schedule that the dense row has learnt by
+AGAIN = Effort(length=0.5)
 
-_DENSE = Row("dense", "Faster R-CNN with FPN, dense", WILDLIFE, dense, headline=True, effort=Effort(length=3.0))
+# What the dense row starts from below the paper's tier, as the rows of the other papers do: learnt once, its second stage left out. So each seed of the
+# dense row is at a plateau, which the same images spent on each seed from the pretrained backbone did not reach.
+_BODY = Row("body", "Faster R-CNN with FPN, for the body alone", WILDLIFE, dense, effort=Effort(length=4.0))
+_DENSE = Row("dense", "Faster R-CNN with FPN, dense", WILDLIFE, dense, body="body", headline=True, effort=Effort(length=2.5))
 _BACKBONE = Row("backbone", "its backbone with the pyramid alone", WILDLIFE, backbone, recipe=(), notes="Counted only.")
 
 
@@ -291,7 +294,7 @@ CLAIMS = (
 PAPER = Paper(
     key="compression",
     title="Compressed Object Detection",
-    rows=(_DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *_EIGHT_BITS, *_OTHERS),
+    rows=(_BODY, _DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *_EIGHT_BITS, *_OTHERS),
     tables=TABLES,
     claims=CLAIMS,
     sweeps=SWEEPS,
