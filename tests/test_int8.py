@@ -11,6 +11,7 @@ import torch
 from bench.execute import check_device
 from bench.meters.compressed import arithmetic_mb, compressed_cost, compressed_values
 from bench.meters.conventions import MAC
+from bench.meters.detectors import cost
 from bench.meters.macs import count_macs
 from bench.scales import SCALES
 from bench.spec import Request, Setting
@@ -153,6 +154,14 @@ def test_values_of_a_record(pair):
     assert pruned["own_arithmetic_mb"] == pytest.approx(4e-6 * (whole - zeros(layers)), rel=0.01)
     assert pruned["own_macs_g"] == values["own_macs_g"]
     assert arithmetic_mb(half, 32) == pruned["own_arithmetic_mb"]
+
+
+def test_its_multiply_adds_can_be_counted_as_those_of_any_detector(pair):
+    plain, detector = copy.deepcopy(pair)
+    wanted, found = (cost(each, (64, 96), 10, IMAGES[0]) for each in (plain, detector))
+    assert found["macs_g"] == wanted["macs_g"] > 0
+    assert not found["unknown"]
+    assert found["size_mb"] == pytest.approx(wanted["size_mb"] / 4, rel=0.1), "the file, not four bytes a weight"
 
 
 def test_weights_alone_lie_on_their_grid_and_shrink_the_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from bench.cost import WHOLE
 from bench.meters import METERS
-from bench.meters.counted import count
+from bench.meters.compressed import layers_in_float, source_of
+from bench.meters.counted import Counted, count
 from bench.meters.macs import count_macs
 from bench.meters.params import count_params
+from bench.spec import CostRule
 
 GRAPH = "a graph: what it computes cannot be seen from here"
 
@@ -24,9 +27,7 @@ def cost(detector: Any, size: tuple[int, int], rois: int, image: Tensor) -> dict
     """
     known = stored(detector)
     if hasattr(detector, "parts"):
-        if getattr(detector, "on_meta", True) and isinstance(detector, nn.Module):
-            detector.to("meta")
-        counted = count(detector.parts(*size), replace(WHOLE, rois=rois))
+        counted = _counted(detector, size, replace(WHOLE, rois=rois))
         names = ("macs_g", "macs_fixed_g", "macs_per_roi_g")
         return (
             {"params_m": METERS["params_m"](counted)}
@@ -44,10 +45,21 @@ def cost(detector: Any, size: tuple[int, int], rois: int, image: Tensor) -> dict
     return known | {"macs_g": seen.macs / 1e9, "unknown": list(seen.unknown)}
 
 
+def _counted(detector: Any, size: tuple[int, int], rule: CostRule) -> Counted:
+    """Its parts, each as the float32 module that it stands for: int8 kernels do the same multiply-adds, and are for the CPU alone."""
+    parts = [part if source_of(part.module) is part.module else replace(part, module=source_of(part.module)) for part in detector.parts(*size)]
+    with ExitStack() as held:
+        for part in parts:
+            held.enter_context(layers_in_float(part.module))
+            if getattr(detector, "on_meta", True):
+                part.module.to("meta")
+        return count(parts, rule)
+
+
 def stored(detector: Any) -> dict[str, float]:
-    """Parameters and size: four bytes each, or what the files of a graph take."""
+    """Parameters and size: four bytes each; of a compressed detector and of a graph what its file takes."""
     if isinstance(detector, nn.Module):
-        params = count_params(detector)
-        return {"params_m": params / 1e6, "size_mb": 4 * params / 1e6}
+        params, plan = count_params(detector), getattr(detector, "compression", None)
+        return {"params_m": params / 1e6, "size_mb": plan.stored_bytes(detector) / 1e6 if plan is not None else 4 * params / 1e6}
     told = getattr(detector, "stored_bytes", None)
     return {"size_mb": told() / 1e6} if told is not None else {}
