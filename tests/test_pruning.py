@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as oracle
 
-from bench.catalogue import built
+from bench.catalogue import built, find_paper
+from bench.cost import cost_record
 from bench.scales import SCALES
 from bench.spec import Request, Setting
 from bench.types import UserError, detect
@@ -228,3 +229,13 @@ def test_counts_on_meta_are_those_of_real_weights():
         left = sum(p.numel() for p in hollow.parameters())
         total = sum(p.numel() for p in real.parameters())
         assert total - left == round(0.3 * sum(layer.module.weight.numel() for layer in layers_of(real, block)))
+
+
+def test_units_have_no_size_without_their_weights():
+    """30 % of the units of both hold 1 to 10 % of the weights here, as the smallest go first: the share of the units says nothing."""
+    row = find_paper("compression").row("units-both-30")
+    assert cost_record(find_paper("compression"), row).status == "skipped"
+    torch.manual_seed(0)
+    detector = row.build(REQUEST, **row.arguments)
+    whole = sum(p.numel() for p in detector.parameters())
+    assert 0 < zeros(layers_of(detector, "both")) < 0.29 * whole

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -150,6 +151,13 @@ def build_compressed(request: Request, *, source: str, detector: str = "fpn", tu
         return built
     compressed: TwoStage = compress(built, chosen)
     return compressed
+
+
+def build_pruned_units(request: Request, **arguments: Any) -> TwoStage:
+    """As build_compressed, for units. Unavailable on the meta device: small units are pruned first, so a share of units is no share of weights."""
+    if torch.empty(0).is_meta:
+        raise Unavailable("how many weights a share of the units holds is a matter of their norms: run it, and its record holds its sizes")
+    return build_compressed(request, **arguments)
 
 
 def load_source(detector: nn.Module, path: Path) -> None:

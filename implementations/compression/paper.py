@@ -30,6 +30,13 @@ def compressed(request: Request, **arguments: Any) -> Any:
     return build_compressed(request, **arguments)
 
 
+def pruned_units(request: Request, **arguments: Any) -> Any:
+    """Another row's detector without some units, which only its weights can name; arguments are those of model.build_compressed."""
+    from implementations.compression.model import build_pruned_units
+
+    return build_pruned_units(request, **arguments)
+
+
 def eight_bits(request: Request, **arguments: Any) -> Any:
     """Another row's detector on int8 kernels; arguments are those of model.build_compressed."""
     from implementations.compression.eight_bits import build_eight_bits
@@ -81,7 +88,8 @@ def _pruned(block: str, percent: int, *, kind: str = "weights", tuned: bool = Fa
     title = f"{percent} % of the {kind} of {BLOCKS[block]} pruned" + (", tuned" if tuned else "")
     plan = {"block": block, "sparsity": percent / 100} | ({"kind": kind} if kind == "units" else {}) | ({"tuned": True} if tuned else {})
     arguments = MappingProxyType({"source": "dense", **plan, **more})
-    row = Row(key, title, WILDLIFE, compressed, arguments, recipe=ONE_SHOT, needs=("dense",), reference="dense")
+    build = pruned_units if kind == "units" else compressed
+    row = Row(key, title, WILDLIFE, build, arguments, recipe=ONE_SHOT, needs=("dense",), reference="dense")
     return replace(row, recipe=TUNED, effort=AGAIN) if tuned else row
 
 
