@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -229,10 +229,16 @@ class Case:
         for place, (row, reference) in pairs.items():
             rule = partial(verdicts.magnitude, claimed=said[place])
             found[f"{row} to {reference}"] = self._accuracy(row, reference, measure, said[place], rule)
-        worst = min(found.values(), key=lambda verdict: verdicts.WORST_FIRST.index(verdicts.word_of(verdict.outcome)))
         last = list(found.values())[-1]
         reason = "; ".join(f"{name}: {verdict.outcome}, {verdict.reason}" for name, verdict in found.items())
-        return Verdict(worst.outcome, last.measured, reason, last.interval)
+        return Verdict(_worst(found.values()).outcome, last.measured, reason, last.interval)
+
+    def equalities(self, rows: Sequence[str], reference: str, measure: str) -> Verdict:
+        """Several rows are each as accurate as one reference: the verdict on the worst of them, which the reason names."""
+        found = {row: self.equality(row, reference, measure) for row in rows}
+        worst = _worst(found.values())
+        named = next(row for row, verdict in found.items() if verdict is worst)
+        return replace(worst, reason=f"{named}: {worst.reason}")
 
     # ---- time
 
@@ -374,6 +380,10 @@ def _spread(mean: float, deviation: float) -> float:
 def _listed(numbers: Sequence[float]) -> str:
     """As in "3969 and 490"."""
     return " and ".join(f"{number:g}" for number in numbers)
+
+
+def _worst(found: Iterable[Verdict]) -> Verdict:
+    return min(found, key=lambda verdict: verdicts.WORST_FIRST.index(verdicts.word_of(verdict.outcome)))
 
 
 def _uncounted(row: str) -> Verdict:

@@ -111,6 +111,12 @@ class Evidence:
         values = [record.values[measure] for record in self.runs(row, tier, *beside) if measure in record.values]
         return fmean(values) if values else None
 
+    def by_seed(self, rows: tuple[str, ...], tier: str, measure: str) -> dict[int, tuple[float, ...]]:
+        """A measure of these rows, in their order, of each seed that all of them have on the machine where they stand side by side."""
+        found = [{record.seed: record.values[measure] for record in self.runs(row, tier, *rows) if measure in record.values} for row in rows]
+        shared = set.intersection(*(set(values) for values in found)) if found else set()
+        return {seed: tuple(values[seed] for values in found) for seed in sorted(shared)}
+
     def gain(self, row: str, tier: str, measure: str) -> float | None:
         """What the row gained when its runs were continued for half their length, mean over seeds; None where none was continued.
 

@@ -81,7 +81,7 @@ def test_keys_and_references():
     keys = [row.key for row in PAPER.rows]
     assert len(set(keys)) == len(keys)
     assert all({row.reference, *row.needs} <= {"", *keys} for row in PAPER.rows)
-    said = [(row.setting, row.build, str(sorted(row.arguments.items())), row.recipe, row.needs) for row in PAPER.rows]
+    said = [(row.setting, row.build, str(sorted(row.arguments.items())), row.recipe, row.needs, row.body) for row in PAPER.rows]
     assert len(set(said)) == len(said)
 
 
@@ -158,6 +158,7 @@ def test_a_tuned_row_starts_from_the_dense_row_and_from_no_pretrained_backbone()
     runs = {run.id: run for run in plan([PAPER], Choice("smoke", rows=("both-30-tuned", "both-30", "int8"), seeds=1))}
     assert runs["compression.both-30-tuned.smoke.s0"].needs == ("compression.dense.smoke.s0",)
     assert runs["compression.both-30.smoke.s0"].kind == "transform"
-    assert runs["compression.dense.smoke.s0"].needs == ("pretrain.R50.smoke.s0",)
+    assert runs["compression.dense.smoke.s0"].needs == ("compression.body.smoke.s0",)
+    assert runs["compression.body.smoke.s0"].needs == ("pretrain.R50.smoke.s0",)
     tuned = [row for row in PAPER.rows if row.needs and any(isinstance(step, Train) for step in row.recipe)]
     assert all(row.needs == ("dense",) and row.arguments["tuned"] for row in tuned)
