@@ -127,6 +127,14 @@ def test_the_finding_vanishes_when_the_cell_is_changed(key, place, value):
     assert sentences(published=changed(place, 2, value))[key].outcome == "reproduced"
 
 
+def test_weight_sharing_is_sought_among_the_tables_rows():
+    table = ENTRY.published.table("T1")
+    first = replace(table.rows[0], cells=("shared weights", *table.rows[0].cells[1:]))
+    found = sentences(published=replace(ENTRY.published, tables=(replace(table, rows=(first, *table.rows[1:])),)))
+    assert found["weight-sharing"].outcome == "not attempted"
+    assert "shared weights" in found["weight-sharing"].reason
+
+
 def test_the_counted_sentences(costs):
     found = sentences(costs)
     assert found["total-parameters"].outcome == "reproduced"

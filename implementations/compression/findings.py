@@ -91,11 +91,11 @@ def _arithmetic_sizes(printed: Any) -> str:
 
 
 def _no_eight_bits(printed: Any) -> str:
-    eighth = _mb(printed, BACKBONE, 0) / 4
+    quarter = _mb(printed, BACKBONE, 0) / 4
     sizes = [_mb(printed, block, 0) for block in (BACKBONE, HEAD, BOTH)]
-    if any(abs(size - eighth) < 1 for size in sizes):
+    if any(abs(size - quarter) < 1 for size in sizes):
         return ""
-    return f"8 bits of every number would be {_mb(printed, BACKBONE, 0):g} / 4 = {eighth:.1f} MB; the unpruned sizes are {sizes[0]:g} MB, float32"
+    return f"8 bits of every number would be {_mb(printed, BACKBONE, 0):g} / 4 = {quarter:.1f} MB; the unpruned sizes are {sizes[0]:g} MB, float32"
 
 
 def _no_sharing(printed: Any) -> str:

@@ -246,7 +246,11 @@ def _copied_rows(case: Any) -> Verdict:
     return Verdict(CONTRADICTED if equal == len(ours) else "reproduced", float(equal), reason)
 
 
-def _weight_sharing(case: Any) -> Verdict:  # noqa: ARG001 - the form of every claim
+def _weight_sharing(case: Any) -> Verdict:
+    """A row that shares weights would be one to build: there is none, unless the table names it."""
+    shared = [row.cells[0] for row in case.evidence.published.table("T1").rows if any("shar" in cell.lower() for cell in row.cells)]
+    if shared:
+        return Verdict("not attempted", None, f"Table 1 has {', '.join(shared)}, and no row here shares weights")
     return Verdict("irreproducible", None, "the abstract names weight sharing; no section describes it and no cell shows it")
 
 
