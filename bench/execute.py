@@ -40,7 +40,7 @@ from bench.scales import SCALES
 from bench.schedule import draw_seed
 from bench.spec import PRETRAINED, Backbone, Derive, Paper, Schedule
 from bench.train import CHECKPOINT, CONSTANT, Job, TrainingError, train
-from bench.types import GroundTruth, Split, Unavailable, UserError
+from bench.types import GroundTruth, Split, Unavailable, Unusable, UserError
 
 RECORD, WEIGHTS, PREDICTIONS, BEGUN = "record.json", "weights.safetensors", "predictions.parquet", "digest.txt"
 WATCHED = 100  # val images scored at the end of an epoch, for the curve
@@ -69,7 +69,8 @@ def standing(run: Run) -> Record | None:
 def execute(run: Run, setup: Setup) -> Record:
     """The run's record: the one that stands, or a new one after the work is done or resumed.
 
-    TrainingError if a loss is not finite, after a record that says so; a detector that cannot learn gives a record that says why.
+    TrainingError if a loss is not finite, Unusable if what it starts from is, after a record that says so; a detector that cannot learn gives a
+    record that says why.
     """
     with _alone(run):
         record = standing(run)
@@ -112,7 +113,7 @@ def _attempt(run: Run, setup: Setup) -> Record:
         record = (_pretrain if run.kind == "pretrain" else _detect)(run, setup, fabric, blank)
     except Unavailable as reason:
         record = replace(blank, status="skipped", reason=str(reason))
-    except TrainingError as error:
+    except (TrainingError, Unusable) as error:
         write_record(replace(blank, status="failed", reason=str(error)), places.run_folder(run.id) / RECORD)
         raise
     return replace(record, context=dict(record.context) | {"seconds": round(time.time() - began, 1)})

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench import places
 from bench.catalogue import built, find_paper
-from bench.datasets.source import VARIANTS, parse_data
-from bench.plan import PRETRAINED_AT, SCENES, Choice, Run, plan, quick
+from bench.datasets.source import CONTROLS, VARIANTS, parse_data
+from bench.plan import EMBEDDED, PRETRAINED_AT, SCENES, Choice, Run, plan, quick
 from bench.spec import TIERS, Tier
 from bench.types import UserError
 
@@ -68,7 +68,9 @@ def plan_around(name: str, choice: Choice) -> tuple[Run, ...]:
     tier = _tier(found["tier"], name)
     if found["paper"] == "pretrain":
         return plan(built().values(), Choice(tier, seeds=1)) if PRETRAINED_AT.get(tier) == tier else ()
-    if found["data"] and choice.data == SCENES and found["data"] in VARIANTS:
+    if not found["data"] and tier in EMBEDDED:
+        choice = replace(choice, data=SCENES)  # what else it was asked with names the data of those that start from it
+    if found["data"] and choice.data == SCENES and found["data"] in (*VARIANTS, *CONTROLS):
         choice = replace(choice, data=parse_data(found["data"]))
     if found["data"] and choice.data == SCENES:
         raise UserError(f"run {name!r}: say where its data is, as in --data train=A.json,val=B.json,test=C.json")

@@ -77,7 +77,8 @@ def everything(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
     for paper in papers:
         for variant in paper.variants:
             rows = tuple(row for row in variant.rows if not choice.rows or row in choice.rows)
-            found += plan([paper], replace(choice, data=parse_data(variant.data), rows=rows)) if rows else ()
+            seeds = choice.seeds or variant.seeds or None
+            found += plan([paper], replace(choice, data=parse_data(variant.data), rows=rows, seeds=seeds)) if rows else ()
     return tuple({run.id: run for run in found}.values())
 
 

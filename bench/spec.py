@@ -260,6 +260,7 @@ class Variant:
 
     data: str  # "scenes-v1-crowded"
     rows: tuple[str, ...]
+    seeds: int = 0  # 0: as many as the rows have on the plain ones
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ class UserError(ValueError):
     """A mistake of the user: one line that names what was given, what is allowed and the next step. The CLI exits with 2."""
 
 
+class Unusable(UserError):  # noqa: N818 - a state of what was learnt
+    """What a row's own runs ended with lets nothing be built from it: as much a result as a number is, so the run's record says it."""
+
+
 class Unavailable(Exception):  # noqa: N818 - a state of a detector, not a fault
     """Raised by an adapter that cannot do what is asked (train, export); its text is the reason that reaches the table."""
 

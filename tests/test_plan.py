@@ -216,7 +216,10 @@ def test_everything_holds_the_rows_that_are_judged_on_other_scenes_too():
     assert sorted(run.seed for run in crowded.values() if run.row == "nms-05") == [0, 1, 2, 3, 4]
     assert {run.data for run in crowded.values()} == {parse_data("scenes-v1-crowded")}, "a stage of the pipeline names its data; both must be one"
     assert "light_head.align.proxy.scenes-v1-crowded.s0.plateau" in crowded, "no plateau is shown on the crowded scenes"
-    assert {run.id for run in plan(built().values(), Choice("proxy"))} == set(runs) - set(crowded)
+    sizes = {name: run for name, run in runs.items() if run.data.name == "scenes-v1-onesize"}
+    assert {run.row for run in sizes.values()} == {"c4-r50", "c4-r50-gsl", "c4-r50-fd", "c4-r50-2x", "c4-r50-fd-wt"}
+    assert sorted(run.seed for run in sizes.values() if run.row == "c4-r50-fd" and run.kind == "train") == [0, 1], "a control asks for its own seeds"
+    assert {run.id for run in plan(built().values(), Choice("proxy"))} == set(runs) - set(crowded) - set(sizes)
     starts = {need for run in crowded.values() for need in run.needs} - set(crowded)
     assert starts == {"light_head.body-b2.proxy.s0"}, "the body is the plain scenes'"
 

@@ -13,7 +13,7 @@ from bench.assemble import build_detector
 from bench.catalogue import find_paper
 from bench.cli import main
 from bench.orders import choice_of, with_needs
-from bench.records import Record, write_record
+from bench.records import Record, read_record, write_record
 from bench.scales import SCALES
 from implementations.pod.model import blocks_of
 
@@ -68,10 +68,15 @@ def test_scales_that_are_not_finite_and_positive_name_their_block(ended, scales,
     code, said = leandet(monkeypatch, capsys, "run", FD)
     assert (code, len(said)) == (2, 1)
     assert f"R42: scales ({scales[0]:g}, {scales[1]:g}); allowed: finite and positive; train the row that learns them again" in said[0]
+    record = read_record(places.run_folder(FD) / "record.json")
+    assert record.status == "failed", "what GSL learnt is a result, and the row's cells say it"
+    assert "R42: scales" in record.reason
 
 
-def test_missing_averages_name_their_file(ended, monkeypatch, capsys):
-    (places.run_folder(GSL) / "derived.json").unlink()
+@pytest.mark.parametrize("text", [None, "{", "{}", '{"scales": {"train": [1]}}'], ids=["missing", "cut", "empty", "of another kind"])
+def test_averages_that_cannot_be_read_name_their_file(ended, text, monkeypatch, capsys):
+    path = places.run_folder(GSL) / "derived.json"
+    path.write_text(text) if text is not None else path.unlink()
     code, said = leandet(monkeypatch, capsys, "run", FD)
     assert (code, len(said)) == (2, 1)
     assert f"{GSL}/derived.json: no averaged scales in it" in said[0]
@@ -102,3 +107,12 @@ def test_rows_that_can_run_do(ended, monkeypatch, capsys):
     assert said[0].count("R31: scales (-1, 1.2)") == 1, "the same reason is said once"
     assert not {f"{FD}.plateau", f"{WT}.plateau"} & set(begun), "what needs a run that could not be done is not begun"
     assert f"{BASE}.plateau" in begun
+
+
+@pytest.mark.parametrize(("row", "source"), [(WT, GSL), (BASE, "pod.body-c4-r50.smoke.s0")], ids=["of GSL", "of the body"])
+def test_weights_that_cannot_be_read_name_their_file(ended, row, source, monkeypatch, capsys):
+    path = places.run_folder(source) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    code, said = leandet(monkeypatch, capsys, "run", row)
+    assert (code, len(said)) == (2, 1)
+    assert f"{source}/weights.safetensors: cannot be read (SafetensorError); run the row that this one starts from again" in said[0]

@@ -36,6 +36,13 @@ def test_every_run_and_direction_is_drawn_with_its_numbers(tmp_path, monkeypatch
     assert [list(line.get_ydata()) for line in lines] == [[0.9, 1.5, 3.0], [0.95, 1.6, 2.0], [0.8, 1.2], [0.7, 1.1]]
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"scales": {"train": [1]}}', '{"scales": {"train": {"R31_h": "wide"}}}'])
+def test_a_damaged_file_is_named(text, tmp_path):
+    (tmp_path / "derived.json").write_text(text)
+    with pytest.raises(UserError, match=r"derived.json: no averaged scales in it"):
+        read_runs({"a": tmp_path})
+
+
 def test_what_cannot_be_drawn_says_why(tmp_path):
     with pytest.raises(UserError, match=r"derived.json: missing; allowed: folders of finished GSL runs"):
         read_runs({"a": tmp_path})

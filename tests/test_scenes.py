@@ -13,8 +13,8 @@ from bench.datasets import scenes as drawn
 from bench.datasets.scene_parts import BANK, OPAQUE, noise, sprite, textures
 from bench.datasets.scene_plans import RECTANGLE, SCENES, Scenes, plan, single_plan
 from bench.datasets.scene_variants import VARIANTS
+from bench.datasets.source import CONTROLS, Data, parse_data
 from bench.datasets.source import VARIANTS as VARIANT_NAMES
-from bench.datasets.source import Data, parse_data
 from bench.types import Split, UserError
 
 V1 = Data("scenes", "scenes-v1")
@@ -273,6 +273,7 @@ def test_crowded_scenes_are_crowded():
 
 def test_a_variant_is_opened_by_its_name():
     assert set(VARIANT_NAMES) == set(VARIANTS)
+    assert {"scenes-v1", *CONTROLS} == set(SCENES)
     data = parse_data("scenes-v1-crowded")
     split = open_split(data, "val")
     assert (split.name, len(split), data.name) == ("scenes-v1-crowded/val", 500, "scenes-v1-crowded")

@@ -12,6 +12,7 @@ from bench.types import UserError
 SPLITS = ("train", "val", "test")
 COMMON = ("annotations", "labels")  # folders that lie in every dataset and name none
 VARIANTS = ("scenes-v1-crowded",)  # the names in scene_variants.py
+CONTROLS = ("scenes-v1-uninformative", "scenes-v1-onesize", "scenes-v1-sparse")  # those beside the plain ones in scene_plans.py
 _KEYS = {"coco": (*SPLITS, "images", "empty"), "voc": ("voc", *SPLITS, "classes", "empty")}
 JOIN = "+"  # between the files, or the image sets, of one split
 _FORMS = (

@@ -90,7 +90,7 @@ def read_averages(weights: Path) -> Scales:
         means: Mapping[str, float] = json.loads(path.read_text())["scales"][SPLIT]
         names = sorted(name.removesuffix("_h") for name in means if name.startswith("R") and name.endswith("_h"))
         return {name: (float(means[f"{name}_h"]), float(means[f"{name}_w"])) for name in names}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no averaged scales in it ({type(error).__name__}); run the GSL row that stands beside it again") from error
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.types import UserError
+from bench.types import Unusable, UserError
 from implementations.pod.global_scale import checked, folded
 
 Inherit = Literal["centre", "sum"]
@@ -43,10 +43,10 @@ class Decomposition:
 def decompose(scales: tuple[float, float], channels: int, *, name: str = "") -> Decomposition:
     """The rules of section 3.2 for scales (d_h, d_w) of a convolution with so many output channels.
 
-    UserError, which names the block, for scales that are not finite and positive, and for a part that would have no channel.
+    Unusable, which names the block, for scales that are not finite and positive, and for a part that would have no channel.
     """
     if not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise UserError(f"{name or 'decompose'}: scales {_shown(scales)}; allowed: finite and positive; train the row that learns them again")
+        raise Unusable(f"{name or 'decompose'}: scales {_shown(scales)}; allowed: finite and positive; train the row that learns them again")
     nearest = [round(scale) for scale in scales]
     split = [abs(scale - whole) > NEAR + ROUNDING for scale, whole in zip(scales, nearest, strict=True)]
     if not any(split):
@@ -56,7 +56,7 @@ def decompose(scales: tuple[float, float], channels: int, *, name: str = "") -> 
     alpha = sum(fractions) / len(fractions)
     above = math.floor(alpha * channels + 0.5)
     if not 0 < above < channels:
-        raise UserError(
+        raise Unusable(
             f"{name or 'decompose'}: scales {_shown(scales)} split {channels} channels into {channels - above} and {above}; "
             "allowed: at least one each; take a wider net"
         )

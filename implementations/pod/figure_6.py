@@ -28,11 +28,19 @@ def read_runs(folders: Mapping[str, Path], split: str = "train") -> dict[str, Av
         path = folder / DERIVED
         if not path.is_file():
             raise UserError(f"{path}: missing; allowed: folders of finished GSL runs; next: leandet run {folder.name}")
-        by_split = json.loads(path.read_text())["scales"]
+        by_split = _by_split(path)
         if split not in by_split:
             raise UserError(f"{path}: has no averages of {split!r}; allowed: {', '.join(by_split)}; name one of them")
         found[name] = by_split[split]
     return found
+
+
+def _by_split(path: Path) -> dict[str, Averages]:
+    """The averages of one file; UserError for one that is damaged or holds other numbers."""
+    try:
+        return {str(name): {str(key): float(value) for key, value in means.items()} for name, means in json.loads(path.read_text())["scales"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no averaged scales in it ({type(error).__name__}); run the GSL row that it belongs to again") from error
 
 
 def blocks_in(runs: Mapping[str, Averages]) -> list[str]:

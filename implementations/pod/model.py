@@ -32,13 +32,14 @@ Decided here without an option:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -200,13 +201,32 @@ class ScaledRegions(nn.Module):
 
 def transfer(detector: nn.Module, path: Path) -> None:
     """Fill a plain detector from a GSL run's weights, its predictors left out; UserError names what does not fit."""
-    weights = {name: tensor for name, tensor in load_file(path).items() if ".conv2.predictor." not in name}
+    weights = {name: tensor for name, tensor in _stored(path).items() if ".conv2.predictor." not in name}
     own = detector.state_dict()
     wrong = [name for name in {**own, **weights} if name not in weights or name not in own or weights[name].shape != own[name].shape]
     if wrong:
         place = block_name(wrong[0])
         raise UserError(f"{path}: {place} does not match this row's net; allowed are the weights of its GSL row at the same tier: run that row first")
     detector.load_state_dict(weights)
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    with _readable(path):
+        return load_file(path)
+
+
+def _names(path: Path) -> set[str]:
+    with _readable(path), safe_open(path, "pt") as file:
+        return set(file.keys())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """UserError for a file of weights that is missing or damaged."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}); run the row that this one starts from again") from error
 
 
 def block_name(parameter: str) -> str:
@@ -218,7 +238,7 @@ def block_name(parameter: str) -> str:
 
 def continued(detector: nn.Module, path: Path) -> None:
     """Fill a plain detector from the weights of a trained one of its kind, but for the layers that name classes; UserError if it has another net."""
-    weights = load_file(path)
+    weights = _stored(path)
     kept = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith(NAMING)}
     wrong = [name for name, tensor in kept.items() if name not in weights or weights[name].shape != tensor.shape]
     if wrong:
@@ -229,8 +249,7 @@ def continued(detector: nn.Module, path: Path) -> None:
 
 def started(detector: nn.Module, path: Path) -> None:
     """Put the first weights into a plain detector: a pretrained backbone's, or all of a trained detector's that its kind of data leaves the same."""
-    with safe_open(path, "pt") as file:
-        names = set(file.keys())
+    names = _names(path)
     whole = any(name in names for name in detector.state_dict() if not name.startswith("backbone."))
     continued(detector, path) if whole else load_backbone(detector, path, frozen=FROZEN)
 
@@ -246,7 +265,14 @@ def begun(detector: nn.Module, settings: Pod, inputs: Mapping[str, Path]) -> Non
 
 # ---- the rows: (request, **options) -> Trainable
 
-BASES: dict[str, Callable[..., Any]] = {"c4": faster_rcnn_c4, "fpn": faster_rcnn_fpn, "retina": retinanet}
+
+def _c4(request: Request) -> TwoStage:
+    """Faster R-CNN on C4; below the paper's scale it samples half as many regions an image, as its head is most of what it costs to train."""
+    scale = request.scale
+    return faster_rcnn_c4(request if scale.tier == "paper" else replace(request, scale=replace(scale, rois=scale.rois // 2)))
+
+
+BASES: dict[str, Callable[..., Any]] = {"c4": _c4, "fpn": faster_rcnn_fpn, "retina": retinanet}
 
 
 def build_baseline(request: Request, *, detector: Base) -> TwoStage | RetinaNet:
