@@ -285,6 +285,27 @@ def test_dense_detection_is_position_by_position(alignment):
     assert [one.shape[-1] for one in dense.features] == [16, 16]
 
 
+@pytest.mark.parametrize("alignment", ["conv", "deform", "guided", "guided*"])
+def test_rows_of_some_positions_are_those_of_all_with_the_same_gradients(alignment):
+    torch.manual_seed(0)
+    head = SHead(SMALL, alignment, paths=2)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    maps = [torch.randn(2, 8, *grid, requires_grad=True) for grid in ((8, 6), (4, 3), (2, 2), (1, 1), (1, 1))]
+    deltas = torch.randn(2, 66, 4)
+    position = torch.stack([torch.randperm(66)[:12] for _ in range(2)])
+    position[0, :3] = torch.tensor([65, 0, 48])  # an end of the first and the last level, and the first place of another
+    position[position == 64] = 63  # one level is looked at by nobody
+    found = {}
+    for name, rows in (("some", head.rows_at(maps, deltas, position)), ("all", head.rows(maps, deltas)[torch.arange(2)[:, None], position])):
+        head.zero_grad()
+        gradients = torch.autograd.grad((rows * torch.linspace(-1, 1, rows.numel()).view_as(rows)).sum(), [*maps, *head.aligned.parameters()])
+        found[name] = (rows, *gradients)
+    assert found["some"][0].std() > 0
+    for some, every in zip(found["some"], found["all"], strict=True):
+        torch.testing.assert_close(some, every, atol=1e-5, rtol=1e-4)
+
+
 def test_the_micro_network_is_three_pointwise_convolutions():
     torch.manual_seed(0)
     layer = GuidedAlignment(SMALL, 5)
@@ -434,6 +455,10 @@ def test_what_is_deployed_has_34_9_million_weights():
         {"student": False, "teacher": ""},
         {"teacher": "", "tested": "teacher"},
         {"taught_by": "teacher-r50"},
+        {"with_p2": True, "staggered": False},
+        {"paths": 1},
+        {"teacher": "light"},
+        {"teacher": "", "taught_by": "teacher-r50", "paths": 1},
     ],
 )
 def test_impossible_settings_are_named(wrong):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, roi_align
 
 from bench.catalogue import find_paper
 from bench.scales import SCALES
@@ -17,7 +17,7 @@ from bench.types import Target, UserError, detect
 from implementations.layers.backbones import load_body
 from implementations.layers.boxes import clip, decode, encode, iou
 from implementations.layers.jitter import jittered
-from implementations.layers.regions import RegionConfig
+from implementations.layers.regions import RegionConfig, flatten
 from implementations.layers.sampling import Quota
 from implementations.layers.targets import Truth
 from implementations.mimicdet.heads import Answer
@@ -345,6 +345,28 @@ def test_the_t_head_reads_one_level_finer_only_where_the_pyramid_is_staggered():
     assert seen["mimicdet"][0][0] == 2 * seen["same-pyramid"][0][0]
 
 
+@pytest.mark.parametrize(("key", "finest"), [("mimicdet", 4), ("same-pyramid", 8)])
+def test_what_the_t_head_reads_is_roi_align_on_the_level_below_the_anchors(key, finest):
+    """P_(l - 1) at half the stride where the pyramid is staggered, P_l where it is not, whatever the box has become."""
+    torch.manual_seed(0)
+    detector = build(key).train()
+    batch = detector.prepare(pictures((96, 96), (70, 96)))
+    with torch.no_grad():
+        maps = detector.maps(batch.pixels, fine=True)
+        refined = detector.refinement(maps[-5:], sizes_of(batch))
+        refined.deltas.normal_(std=0.3)
+        refined.logits.normal_()  # so that the best are of every level
+        adjusted = detector.refinement.proposals(refined)
+        rois, position = flatten(adjusted.boxes, adjusted.valid), adjusted.position[adjusted.valid]
+        detector.regions.teacher = torch.nn.Identity()
+        found = detector.teach(maps, refined)(rois, position)
+    level = refined.anchors.level[position].tolist()
+    assert len(set(level)) > 1
+    for roi, own, pooled in zip(rois, level, found, strict=True):
+        wanted = roi_align(maps[own], roi[None], 7, 1 / (finest * 2**own), 2)[0]
+        torch.testing.assert_close(pooled, wanted, atol=1e-4, rtol=1e-4)
+
+
 # ---- bad input
 
 
@@ -357,7 +379,8 @@ def with_scores(detector, bias):
 
 BAD = {
     "no object": lambda: (build(), [target(seed=3), target(seed=4)]),
-    "every object outside all ranges": lambda: (build(), [target([10, 10, 11, 11], [90, 90, 91.5, 91]), target([0, 0, 96, 96], seed=4)]),
+    "every object outside all ranges": lambda: (build(), [target([10, 10, 11, 11], [90, 90, 91.5, 91]), target([50, 50, 51, 50.5], seed=4)]),
+    "an object larger than every range": lambda: (build(), [target([-400, -400, 500, 500]), target([0, 0, 96, 96], seed=4)]),
     "one class": lambda: (build(classes=1), [target([8, 8, 60, 60], classes=1), target(seed=4)]),
     "fewer proposals than are sampled": lambda: (with_scores(build(), 4.0), [target([8, 8, 60, 60]), target(seed=4)]),
     "boxes that decode to nothing": lambda: (with_scores(build(), -40.0), [target([8, 8, 60, 60]), target(seed=4)]),

@@ -87,6 +87,11 @@ class DeformableConv(nn.Module):
             return self._by_torchvision(x.float(), offsets.float())
         return F.linear(sampled(x.float(), offsets.float(), self.kernel), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
 
+    def at(self, x: Tensor, offsets: Tensor, image: Tensor, place: Tensor) -> Tensor:
+        """The rows (M, out) of some positions alone; as sampled_at is given them."""
+        read = sampled_at(x.float(), offsets.float(), image, place)
+        return F.linear(read, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+
     def _by_torchvision(self, x: Tensor, offsets: Tensor) -> Tensor:
         """On a GPU, where torchvision's operator is the faster one."""
         from torchvision.ops import deform_conv2d  # here, not above: it takes as long to import as torch, and costs are counted without it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,10 @@ class PlainAlignment(nn.Module):
         """A map (B, C, H, W) -> rows (B, H * W, C)."""
         return rows_of(self.conv(x))
 
+    def at(self, x: Tensor, deltas: Tensor, image: Tensor, place: Tensor) -> Tensor:
+        """The rows (M, C) of some positions, picked from all: a convolution over the map costs less than a product for each of them."""
+        return self(x, deltas)[image, place]
+
 
 class FreeAlignment(nn.Module):
     """Table 2 (b): a deformable convolution whose offsets a convolution of the same size finds from the features, from zero on (Dai et al.)."""
@@ -94,6 +98,10 @@ class FreeAlignment(nn.Module):
     def forward(self, x: Tensor, deltas: Tensor) -> Tensor:  # noqa: ARG002 - the interface of alignment layers
         """A map (B, C, H, W) -> rows (B, H * W, C)."""
         return self.conv(x, rows_of(self.offsets(x)).unflatten(2, (-1, 2)))
+
+    def at(self, x: Tensor, deltas: Tensor, image: Tensor, place: Tensor) -> Tensor:  # noqa: ARG002 - the interface of alignment layers
+        """The rows (M, C) of some positions; their offsets are picked from those of all."""
+        return self.conv.at(x, rows_of(self.offsets(x))[image, place].unflatten(1, (-1, 2)), image, place)
 
 
 class GuidedAlignment(nn.Module):
@@ -115,6 +123,10 @@ class GuidedAlignment(nn.Module):
     def forward(self, x: Tensor, deltas: Tensor) -> Tensor:
         """A map (B, C, H, W) and the deltas of its positions (B, H * W, 4) -> rows (B, H * W, C)."""
         return self.conv(x, self.guide(deltas))
+
+    def at(self, x: Tensor, deltas: Tensor, image: Tensor, place: Tensor) -> Tensor:
+        """The rows (M, C) of some positions, from the deltas (M, 4) there."""
+        return self.conv.at(x, self.guide(deltas[None])[0], image, place)
 
 
 LAYERS = {"conv": PlainAlignment, "deform": FreeAlignment, "guided": GuidedAlignment, "guided*": GuidedAlignment}
@@ -141,8 +153,24 @@ class SHead(nn.Module):
     def rows(self, maps: Sequence[Tensor], deltas: Tensor) -> Tensor:
         """Aligned features of every position of P3 to P7, level by level: maps (B, C, H, W), deltas (B, N, 4) -> (B, N, C)."""
         parts = deltas.split([x.shape[2] * x.shape[3] for x in maps], 1)
-        layers = [self.aligned if self.aligned3 is None else self.aligned3] + [self.aligned] * (len(maps) - 1)
-        return F.relu(torch.cat([layer(x, part) for layer, x, part in zip(layers, maps, parts, strict=True)], 1))
+        return F.relu(torch.cat([layer(x, part) for layer, x, part in zip(self.layers(len(maps)), maps, parts, strict=True)], 1))
+
+    def rows_at(self, maps: Sequence[Tensor], deltas: Tensor, position: Tensor) -> Tensor:
+        """The rows of some positions (B, P) of all levels -> (B, P, C): nothing is sampled anywhere else, as nobody reads it."""
+        image = torch.arange(len(position), device=position.device).repeat_interleave(position.shape[1])
+        place = position.flatten()
+        told, parts, order, first = deltas[image, place], [], [], 0
+        for layer, x in zip(self.layers(len(maps)), maps, strict=True):
+            size = x.shape[2] * x.shape[3]
+            where = ((place >= first) & (place < first + size)).nonzero()[:, 0]
+            parts.append(layer.at(x, told[where], image[where], place[where] - first))
+            order.append(where)
+            first += size
+        return F.relu(take(torch.cat(parts), _back(order, place))).unflatten(0, position.shape)
+
+    def layers(self, levels: int) -> list[Any]:
+        """The alignment layer of each level, P3 first."""
+        return [self.aligned if self.aligned3 is None else self.aligned3] + [self.aligned] * (levels - 1)
 
     def answer(self, rows: Tensor) -> Answer:
         """What the head says of positions, from their aligned features (..., C)."""
@@ -154,6 +182,11 @@ class SHead(nn.Module):
         return self.answer(self.rows(inputs[:-1], inputs[-1]))
 
 
+def _back(order: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Where each of `like` (R,) stands once its rows lie level by level, those of level i being `order[i]`."""
+    return torch.empty_like(like).scatter_(0, torch.cat(list(order)), torch.arange(len(like), device=like.device))
+
+
 # ---- T-head
 
 
@@ -161,8 +194,7 @@ def pool(maps: Sequence[Tensor], strides: Sequence[int], rois: Tensor, level: Te
     """RoIAlign 7x7 of each RoI (R, 5) on the map of its own level (R,) -> (R, C, 7, 7)."""
     order = [(level == i).nonzero()[:, 0] for i in range(len(maps))]
     found = [align(x, rois[where], SIDE, 1 / stride, SAMPLES) for x, stride, where in zip(maps, strides, order, strict=True)]
-    back = torch.empty_like(level).scatter_(0, torch.cat(order), torch.arange(len(level), device=level.device))
-    return take(torch.cat(found), back)
+    return take(torch.cat(found), _back(order, level))
 
 
 def convolutions(width: int) -> nn.Sequential:

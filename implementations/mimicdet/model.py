@@ -82,6 +82,11 @@ class Settings:
             raise UserError("MimicDet: neither student nor teacher; allowed: at least one head; give teacher='dual'")
         if not getattr(self, self.tested):
             raise UserError(f"MimicDet: tested={self.tested!r}, but that head is not built; test one that is")
+        if self.with_p2 and not self.staggered:
+            raise UserError("MimicDet: with_p2=True and staggered=False; allowed: P2 where the pyramid is staggered; give staggered=True")
+        own = 2 if self.taught_by or self.teacher == "dual" else 1 if self.teacher else self.paths
+        if self.student and self.mimic and own != self.paths:
+            raise UserError(f"MimicDet: paths={self.paths}, but its teacher has {own}; allowed: as many; give paths={own}")
         if self.teacher and self.taught_by:
             raise UserError(f"MimicDet: taught_by={self.taught_by!r} and teacher={self.teacher!r}; allowed: one teacher; give teacher=''")
 
@@ -241,12 +246,9 @@ class MimicDet(nn.Module):
         return losses
 
     def student_answer(self, maps: Sequence[Tensor], refined: Refined, adjusted: Adjusted) -> Answer | None:
-        """What dense detection says of these boxes: the S-head's 1x1 layers run on their positions only, as nobody asks for the others."""
+        """What dense detection says of these boxes: the S-head aligns and answers at their positions only, as nobody asks for the others."""
         head = self.regions.student
-        if head is None:
-            return None
-        rows = head.rows(maps, refined.deltas.detach())
-        return head.answer(rows.gather(1, adjusted.position.unsqueeze(-1).expand(-1, -1, rows.shape[-1])))
+        return None if head is None else head.answer(head.rows_at(maps, refined.deltas.detach(), adjusted.position))
 
     def teaching(self, maps: Sequence[Tensor], refined: Refined, batch: Batch) -> Teach | None:
         """The T-head of this detector, or of the fixed one; None where there is none."""
