@@ -30,7 +30,7 @@ COSTS = {
     "stored_mb": "MB", "arithmetic_mb": "MB*", "stored_ratio": "MB/MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop",
     "effective_bops_g": "Gbop*", "ms": "ms",
 }  # fmt: skip
-WIDTH = 128  # of the table at least: a number that is cut off would be another number
+WIDTH = 160  # of the table at least: a number that is cut off would be another number
 MEANING = (
     "Costs are of each row's own weights at this tier's scale, one image and 1000 RoIs. MB: the compressed file, or 4 bytes a number where nothing "
     "was done to it; MB*: parameters that are not zero x bits, arithmetic that bounds no file: places, scales and header add to it, packing the "

@@ -1,7 +1,7 @@
 """Which rows another one beats: by hand on made points, then from stored predictions, and as a drawing."""
 
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from bench.own_costs import own_costs
 from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
 from bench.pareto_times import PairTime
 from bench.records import Record
-from bench.report.pareto_plot import BEATEN, LEGEND, UNDECIDED, draw
+from bench.report.pareto_plot import BEATEN, LEGEND, UNDECIDED, draw, rising
 from bench.scales import SCALES
 from bench.speedup import source_of, speedup_of, speedup_realised
 from bench.two_samples import Ratio
@@ -320,6 +320,12 @@ def test_the_three_kinds_of_points_look_apart(tmp_path):
     assert again[UNDECIDED] > drawn[UNDECIDED]
 
 
+def test_the_line_goes_through_what_is_better_than_all_that_is_cheaper():
+    cheap, worse, same, best = (point(name, ap) for name, ap in (("cheap", 40), ("worse", 39), ("same", 40), ("best", 60)))
+    assert rising([cheap, worse, same, best]) == [cheap, best]
+    assert rising([]) == []
+
+
 # ---- as table, file and JSON
 
 
@@ -338,6 +344,20 @@ def test_the_table_names_every_row_its_costs_and_what_is_missing(known):
     assert len(lines) == 1 + len(known.points)
     assert lines[0] == ",".join(HEAD)
     assert [each["id"] for each in as_objects(known)] == [each.id for each in known.points]
+
+
+def test_no_number_of_the_longest_row_is_cut_off():
+    from rich.console import Console
+
+    from bench.pareto_table import WIDTH, print_pareto
+
+    longest = max((f"{key}.{row.key}" for key, paper in built().items() for row in paper.rows if row.recipe), key=len)
+    most = Costs(*([12345.678] * len(fields(Costs))))
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    print_pareto(Field((Point(longest, 99.99, (99.0, 99.99), 5, most, "not timed"),)), console)
+    text = console.export_text().splitlines()[1]
+    assert "…" not in text
+    assert text.split()[0] == longest
 
 
 def test_the_table_tells_what_beats_from_what_may():
