@@ -352,7 +352,7 @@ def test_no_number_of_the_longest_row_is_cut_off():
     from bench.pareto_table import WIDTH, print_pareto
 
     longest = max((f"{key}.{row.key}" for key, paper in built().items() for row in paper.rows if row.recipe), key=len)
-    most = Costs(*([12345.678] * len(fields(Costs))))
+    most = Costs(**({each.name: 0.0123456 for each in fields(Costs)} | {"bops_g": 12345.678, "effective_bops_g": 12345.678}))
     console = Console(width=WIDTH, record=True, file=io.StringIO())
     print_pareto(Field((Point(longest, 99.99, (99.0, 99.99), 5, most, "not timed"),)), console)
     text = console.export_text().splitlines()[1]
