@@ -12,7 +12,7 @@ from bench import places
 from bench.pareto import AXES, HEAD, UNDECIDED, Field, cells, kind, standing
 from bench.pareto_points import Question, field_of
 from bench.pareto_record import keep, record_of
-from bench.records import write_atomically
+from bench.records import machine_of, write_atomically
 from bench.spec import TIERS, Tier
 from bench.sweeps import as_csv as sweeps_csv
 from bench.sweeps import sweeps
@@ -47,12 +47,12 @@ def tier_of(text: str) -> Tier:
 
 
 def everything_here() -> tuple[Stored, ...]:
-    """This machine's records, and the committed ones that it does not have."""
+    """This machine's records, and the committed ones that it does not have: a run of one id on another machine is another."""
     from bench.publish import committed, local
 
     own = local()
-    known = {each.record.id for each in own}
-    return (*own, *(each for each in committed() if each.record.id not in known))
+    known = {(each.record.id, machine_of(each.record)) for each in own}
+    return (*own, *(each for each in committed() if (each.record.id, machine_of(each.record)) not in known))
 
 
 def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: Path | None, *, as_json: bool) -> None:  # noqa: PLR0913 - the command's options

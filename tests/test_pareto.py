@@ -380,6 +380,16 @@ def test_the_table_tells_what_beats_from_what_may():
     assert (big["beaten_by"]["macs_g"], big["undecided_by"]) == ("", {"macs_g": "small"})
 
 
+def test_a_run_made_here_hides_no_run_of_its_id_on_another_machine(stored, monkeypatch):
+    from bench import publish
+    from bench.pareto_table import everything_here
+
+    there = [replace(each, record=replace(each.record, context=each.record.context | {"machine": {"name": "cluster"}})) for each in stored]
+    monkeypatch.setattr(publish, "local", lambda: (stored[0],))
+    monkeypatch.setattr(publish, "committed", lambda: (*stored, *there))
+    assert everything_here() == (stored[0], *stored[1:], *there)
+
+
 def test_an_unknown_tier_is_answered_with_those_there_are():
     from bench.pareto_table import tier_of
 
