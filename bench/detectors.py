@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,6 +18,7 @@ from torch import nn
 
 from bench import adapters, places
 from bench.assemble import build_detector
+from bench.plan import file_hash
 from bench.scales import SCALES
 from bench.subjects import DEPLOY, WEIGHTS, Subject, row_of, run_of
 from bench.types import UserError
@@ -117,11 +119,21 @@ def weights_hash(detector: Any) -> str:
                 f"{type(detector).__name__}: no nn.Module and without weights_hash(); add one that names its weights, as records rest on it"
             )
         return str(told())
+    return tensors_hash(detector.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors by name, kind, shape and bytes: of the weights in a file that of the detector which has them."""
     total = hashlib.sha256()
-    for name, tensor in sorted(detector.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def weights_file(subject: Subject, data: str) -> str:
+    """SHA-256 of the file that a run's weights came from, as the run's record has it; empty for any other subject."""
+    return file_hash(places.run_folder(run_of(subject, data).id) / WEIGHTS) if subject.kind == "run" else ""
 
 
 def weights_from(subject: Subject, detector: Any) -> str:

@@ -32,12 +32,14 @@ def own_costs(row: Row, tier: Tier, classes: int) -> dict[str, float]:
         return {}
     parts = detector.parts(detector.config.shorter, detector.config.longer)
     macs = count(parts, CostRule(scope="model", rois=ROIS)).total.macs / 1e9
-    numbers = sum(parameter.numel() for parameter in detector.parameters())
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
+    arithmetic = 4e-6 * sum(parameter.numel() for parameter in detector.parameters())
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values()) / 1e6
     return {
         "own_macs_g": macs,
         "own_effective_macs_g": macs,
         "own_bops_g": macs * FLOAT * FLOAT,
-        "own_arithmetic_mb": 4e-6 * numbers,
-        "own_stored_mb": stored / 1e6,
+        "own_effective_bops_g": macs * FLOAT * FLOAT,
+        "own_arithmetic_mb": arithmetic,
+        "own_stored_mb": stored,
+        "own_stored_ratio": stored / arithmetic,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -10,8 +10,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import MAIN, RUNS, Evidence
+from bench.evidence import MAIN, RUNS, SEEDS, Evidence
 from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
+from bench.pareto_times import Times, Turn, times_of
 from bench.plan import canonical, slug
 from bench.published import Published
 from bench.records import machine_of
@@ -67,17 +68,26 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     data = parse_data(question.data)
     ran = [each for each in stored if _is_run(each.record, question.tier, data.name)]
     machine = _machine([each.record for each in ran], question)
-    latencies = [each for each in stored if each.record.kind == "latency" and machine_of(each.record) == machine]
-    trained = list(_trained([each for each in ran if machine_of(each.record) == machine], question, data.name))
+    ran = [each for each in ran if machine_of(each.record) == machine]
+    times = times_of([each.record for each in ran], stored)
     split = open_split(data, "test")
-    trained = [_on_same_images(each, split.digest) for each in trained]
+    trained = [_on_same_images(each, split.digest) for each in _trained(ran, question, data.name)]
     trained = [each for each in trained if each.records]
     groups = _groups(data)
     tables = {each.id: _tables(each, split.ground_truth(), groups) for each in trained}
-    points = [_point(each, tables[each.id], len(split.classes), [one.record for one in latencies], digests) for each in trained]
-    known = Field(best_first(points), _gains(tables), _ratios(trained, latencies), references=_references(trained))
+    points = [_point(each, tables[each.id], len(split.classes), times, digests) for each in trained]
+    known = _with_times(Field(best_first(points), _gains(tables), references=_references(trained)), times)
     known = replace(known, data=data.name, machine=machine, groups=len(split) if groups is None else int(groups.max()) + 1)
-    return replace(known, missing=tuple(_missing(known, question, machine)))
+    return replace(known, missing=tuple(_missing(known, question, times)))
+
+
+def _with_times(known: Field, times: Times) -> Field:
+    """The field with the ratios of its pairs, and the name of the clock where it timed one of its rows."""
+    there = {point.id for point in known.points}
+    found = {pair: time for pair, time in times.ratios().items() if there.issuperset(pair)}
+    ratios = {pair: (time.ratio.low, time.ratio.high) for pair, time in found.items()}
+    timed_on = times.clock if any(point.costs.ms is not None for point in known.points) else ""
+    return replace(known, ratios=ratios, noisy=frozenset(pair for pair, time in found.items() if time.noisy), timed_on=timed_on)
 
 
 def _groups(data: Data) -> NDArray[np.int64] | None:
@@ -169,18 +179,30 @@ def _gains(tables: Mapping[str, Tables]) -> dict[Pair, Gain]:
     return found
 
 
-def _point(trained: _Trained, tables: Tables, classes: int, latencies: Sequence[Record], digests: Mapping[str, str] | None) -> Point:
+def _point(trained: _Trained, tables: Tables, classes: int, times: Times, digests: Mapping[str, str] | None) -> Point:
     value, interval = _spread(tables.values())
     first = trained.records[0]
-    timed = _timed(trained, latencies)
-    speedup = speedup_of(first, source_of(trained.paper.key, trained.row), latencies)
+    timed, source = times.turn(trained.id), source_of(trained.paper.key, trained.row)
+    speedup = speedup_of(first, source, times.of_pair(trained.id, source))
     notes = [speedup.reason] if speedup else []
     notes += ["one seed: its interval is over images alone"] if len(tables) == 1 else []
-    notes += ["made by other code since"] if digests is not None and digests.get(first.id, first.digest) not in first.digests else []
+    notes += ["made by other code since"] if _stale(first, digests) else []
+    notes += _timing_notes(timed, digests)
     return Point(trained.id, value, interval, len(tables), _costs(trained, classes, timed), speedup.word if speedup else "", tuple(notes))
 
 
-def _costs(trained: _Trained, classes: int, timed: Record | None) -> Costs:
+def _timing_notes(timed: Turn | None, digests: Mapping[str, str] | None) -> list[str]:
+    if timed is None:
+        return []
+    noisy = [f"timed in a noisy session: {timed.record.id}"] if timed.noisy else []
+    return noisy + (["timed with other code since"] if _stale(timed.record, digests) else [])
+
+
+def _stale(record: Record, digests: Mapping[str, str] | None) -> bool:
+    return digests is not None and digests.get(record.id, record.digest) not in record.digests
+
+
+def _costs(trained: _Trained, classes: int, timed: Turn | None) -> Costs:
     """Of the record where it holds them, else counted; both at the tier's own scale."""
     values = trained.records[0].values
     if "own_macs_g" not in values:
@@ -188,53 +210,13 @@ def _costs(trained: _Trained, classes: int, timed: Record | None) -> Costs:
 
         values = own_costs(trained.row, trained.records[0].tier, classes)  # type: ignore[arg-type]  # a record's tier is one
     counted = {each.name: values.get(f"own_{each.name}") for each in fields(Costs) if each.name != "ms"}
-    return Costs(**counted, ms=None if timed is None else timed.values["whole_ms"])
-
-
-# ---- times
-
-
-def _timed(trained: _Trained, latencies: Sequence[Record]) -> Record | None:
-    """A latency of one of the row's runs: a quiet one before a noisy one."""
-    own = [each for each in latencies if (each.paper, each.row, each.tier) == (trained.paper.key, trained.row.key, trained.records[0].tier)]
-    good = [each for each in own if each.status == "ok" and each.context["trained"]]
-    return min(good, key=lambda each: (each.context["quiet"] == "noisy", each.id), default=None)
-
-
-def _ratios(trained: Sequence[_Trained], latencies: Sequence[Stored]) -> dict[Pair, Interval]:
-    """Of every pair that one session timed in turns: first over second, from the raw samples."""
-    from bench.two_samples import ratio_of_medians
-
-    sessions: dict[tuple[object, ...], dict[str, dict[int, float]]] = defaultdict(dict)
-    where = {each.record.id: each.predictions for each in latencies}
-    for each in trained:
-        timed = _timed(each, [one.record for one in latencies])
-        samples = where.get(timed.id) if timed is not None else None
-        if timed is not None and samples is not None:
-            session = (*timed.context["turns"], timed.context["image_list"], timed.context["device"], timed.context["threads"])
-            sessions[session][each.id] = _whole_ms(samples)
-    found = {}
-    for times in sessions.values():
-        for first, second in combinations(sorted(times), 2):
-            rounds = sorted(times[first].keys() & times[second].keys())
-            if rounds:
-                ratio = ratio_of_medians([times[first][one] for one in rounds], [times[second][one] for one in rounds])
-                found[first, second] = (ratio.low, ratio.high)
-    return found
-
-
-def _whole_ms(samples: Path) -> dict[int, float]:
-    """By round, the time of a whole detection."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(samples, columns=["phase", "round", "whole_ms"]).to_pylist()
-    return {row["round"]: row["whole_ms"] for row in rows if row["phase"] == "measured"}
+    return Costs(**counted, ms=None if timed is None else timed.record.values["whole_ms"])
 
 
 # ---- what is not there
 
 
-def _missing(known: Field, question: Question, machine: str) -> Iterator[str]:
+def _missing(known: Field, question: Question, times: Times) -> Iterator[str]:
     there = {point.id for point in known.points}
     for key, paper in built().items():
         own = [row for row in paper.rows if row.build is not None and row.recipe and row.key not in bodies(paper)]
@@ -242,12 +224,20 @@ def _missing(known: Field, question: Question, machine: str) -> Iterator[str]:
         ran = sum(f"{key}.{row.key}" in there for row in rows)
         if ran < len(rows):
             some = f"runs of {ran} of {len(rows)} rows" if ran else f"no run of its {len(rows)} rows"
-            yield f"{key}: {some} at the {question.tier} tier on {machine}"
+            yield f"{key}: {some} at the {question.tier} tier on {known.machine}"
+    yield from _untimed(known, question, times)
+    young = sum(point.seeds < SEEDS for point in known.points)
+    if young:
+        yield f"{young} of {len(known.points)} rows have fewer than {SEEDS} seeds: what may beat them, and what they may beat, is undecided"
+
+
+def _untimed(known: Field, question: Question, times: Times) -> Iterator[str]:
     untimed = [point.id for point in known.points if point.costs.ms is None]
     if untimed:
         data = "" if known.data == MAIN else f".{slug(known.data)}"
         shown = " ".join(f"{name}.{question.tier}{data}.s0" for name in untimed[:3])
-        yield f"{len(untimed)} of {len(known.points)} rows were not timed with their weights: leandet time {shown}{' ...' * (len(untimed) > 3)}"
-    young = sum(point.seeds < 5 for point in known.points)
-    if young:
-        yield f"{young} of {len(known.points)} rows have fewer than five seeds: what beats them may change"
+        where = f" on {known.timed_on}" if known.timed_on else ""
+        more = " ..." * (len(untimed) > 3)
+        yield f"{len(untimed)} of {len(known.points)} rows were not timed with their weights{where}: leandet time {shown}{more}"
+    if times.overtaken:
+        yield f"{len(times.overtaken)} latencies are of other weights than these runs have, and do not count: {', '.join(times.overtaken)}"

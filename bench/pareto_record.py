@@ -42,6 +42,7 @@ def record_of(known: Field, tier: str) -> Record:
     context = machine.source_state() | {
         "data": known.data,
         "machine": {"name": known.machine},
+        "timed_on": known.timed_on,
         "versions": machine.versions(),
         "samples": SAMPLES,
         "groups": known.groups,
@@ -84,6 +85,11 @@ def pareto_records(records: Sequence[Record]) -> tuple[Record, ...]:
     return tuple(sorted((record for record in records if record.kind == "pareto"), key=lambda record: record.id))
 
 
+def timed_on(record: Record) -> str:
+    """The machine, device and threads of a kept field's times; empty where nothing was timed."""
+    return str(record.context.get("timed_on", ""))
+
+
 def changed(record: Record, records: Sequence[Record]) -> tuple[str, ...]:
     """Ids of the points that are not the mean of the runs that there are now."""
     found: dict[str, list[float]] = {}
@@ -101,7 +107,7 @@ def _same(point: Point, aps: Sequence[float]) -> bool:
 def csv_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Every point of every kept field as the texts under CSV_HEAD."""
     return [
-        (record.tier, str(record.context["data"]), machine_of(record), *texts(kept.point, [kept.beaten[axis] for axis in AXES]))
+        (record.tier, str(record.context["data"]), machine_of(record), *texts(kept.point, [kept.beaten[axis] for axis in AXES], timed_on(record)))
         for record in pareto_records(records)
         for kept in kept_of(record)
     ]

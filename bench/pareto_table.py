@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bench import places
-from bench.pareto import AXES, HEAD, Field, cells, standing
+from bench.pareto import AXES, HEAD, UNDECIDED, Field, cells, kind, standing
 from bench.pareto_points import Question, field_of
 from bench.pareto_record import keep, record_of
-from bench.records import write_atomically
+from bench.records import machine_of, write_atomically
 from bench.spec import TIERS, Tier
 from bench.sweeps import as_csv as sweeps_csv
 from bench.sweeps import sweeps
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
     from bench.gather import Stored
 
-COSTS = {"stored_mb": "MB", "arithmetic_mb": "MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop", "ms": "ms"}
-WIDTH = 110  # of the table at least: a number that is cut off would be another number
+COSTS = {
+    "stored_mb": "MB", "arithmetic_mb": "MB*", "stored_ratio": "MB/MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop",
+    "effective_bops_g": "Gbop*", "ms": "ms",
+}  # fmt: skip
+WIDTH = 160  # of the table at least: a number that is cut off would be another number
 MEANING = (
     "Costs are of each row's own weights at this tier's scale, one image and 1000 RoIs. MB: the compressed file, or 4 bytes a number where nothing "
-    "was done to it; MB*: parameters that are not zero x bits, which no file is. GMAC*: zeros skipped, which no kernel does. faster: on a clock."
+    "was done to it; MB*: parameters that are not zero x bits, arithmetic that bounds no file: places, scales and header add to it, packing the "
+    "values takes from it. GMAC*, Gbop*: zeros skipped, which no kernel does. faster: on a clock."
 )
 
 
@@ -43,19 +47,20 @@ def tier_of(text: str) -> Tier:
 
 
 def everything_here() -> tuple[Stored, ...]:
-    """This machine's records, and the committed ones that it does not have."""
+    """This machine's records, and the committed ones that it does not have: a run of one id on another machine is another."""
     from bench.publish import committed, local
 
     own = local()
-    known = {each.record.id for each in own}
-    return (*own, *(each for each in committed() if each.record.id not in known))
+    known = {(each.record.id, machine_of(each.record)) for each in own}
+    return (*own, *(each for each in committed() if (each.record.id, machine_of(each.record)) not in known))
 
 
 def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: Path | None, *, as_json: bool) -> None:  # noqa: PLR0913 - the command's options
     """Find the points, print them, write the files."""
-    from bench.gather import current_digests
+    from bench.gather import current_digests, digests_of
 
-    known = field_of(everything_here(), Question(tier_of(tier), data, machine, rows), current_digests())
+    stored = everything_here()
+    known = field_of(stored, Question(tier_of(tier), data, machine, rows), digests_of(stored, current_digests()))
     if as_json:
         print(json.dumps(as_objects(known), indent=1))  # noqa: T201 - the command's answer
         return
@@ -66,7 +71,7 @@ def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: 
     folder = out or places.local_results()
     print_pareto(known, Console(width=max(Console().width, WIDTH)))
     write_atomically(folder / "pareto.csv", as_csv(known))
-    draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {data}: blue is beaten by nothing for certain")
+    draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {known.data}, trained on {known.machine}")
     print(f"pareto.csv, pareto.svg and pareto.png written to {folder}")  # noqa: T201 - the command's answer
     if not rows:
         _keep(known, tier, folder)
@@ -85,9 +90,13 @@ def _keep(known: Field, tier: str, folder: Path) -> None:
 
 
 def as_objects(known: Field) -> list[dict[str, object]]:
-    """Each point as plain values, with what beats it on each axis."""
-    beaten = {point.id: {axis: found.by for axis in AXES if (found := standing(known, axis, point))} for point in known.points}
-    return [asdict(point) | {"beaten_by": beaten[point.id]} for point in known.points]
+    """Each point as plain values, with what beats it for certain on each axis, and what may."""
+    found = {point.id: {axis: found for axis in AXES if (found := standing(known, axis, point))} for point in known.points}
+    beaten = {name: {axis: "" if each.by and not each.certain else each.by for axis, each in by.items()} for name, by in found.items()}
+    undecided = {name: {axis: each.by for axis, each in by.items() if each.by and not each.certain} for name, by in found.items()}
+    return [
+        asdict(point) | {"timed_on": known.timed_on, "beaten_by": beaten[point.id], "undecided_by": undecided[point.id]} for point in known.points
+    ]
 
 
 def as_csv(known: Field) -> bytes:
@@ -112,7 +121,7 @@ def print_pareto(known: Field, console: Console) -> None:
         low, high = point.interval
         shown.add_row(escape(point.id), str(point.seeds), f"{point.ap:.2f}", f"{low:.1f} to {high:.1f}", *costs, point.speedup)
     console.print(shown)
-    console.print(MEANING, markup=False, highlight=False)
+    console.print(MEANING + (f" ms: {known.timed_on}." if known.timed_on else ""), markup=False, highlight=False)
     texts = [dict(zip(HEAD, cells(known, point), strict=True)) for point in known.points]
     for axis, named in AXES.items():
         _print_axis(named, [(text["row"], text[f"beaten_on_{axis}"]) for text in texts], console)
@@ -126,11 +135,11 @@ def number(value: float | None) -> str:
 
 
 def _print_axis(named: str, beaten: Sequence[tuple[str, str]], console: Console) -> None:
-    """One axis: the rows that nothing beats for certain, and each of the others with what beats it."""
-    kept = [row for row, by in beaten if by == "-"]
-    console.print(
-        f"by {named}: {'beaten by nothing for certain: ' + ', '.join(kept) if kept else 'no row has this cost'}", markup=False, highlight=False
-    )
-    for row, by in beaten:
-        if by not in {"", "-"}:
-            console.print(f"  {row} is beaten by {by}", markup=False, highlight=False)
+    """One axis: the rows that nothing beats, and each of the others with what does, or may."""
+    there = [(row, by) for row, by in beaten if by]
+    kept = ", ".join(row for row, by in there if kind(by) == "front") or "none"
+    said = [f"by {named}: beaten by nothing: {kept}" if there else f"by {named}: no row has this cost"]
+    said += [f"  {row} is beaten by {by}" for row, by in there if kind(by) == "beaten"]
+    said += [f"  {row} is undecided, may be beaten by {by.removeprefix(UNDECIDED)}" for row, by in there if kind(by) == "undecided"]
+    for line in said:
+        console.print(line, markup=False, highlight=False)

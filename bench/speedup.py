@@ -1,4 +1,4 @@
-"""Whether what a compressed row saves is saved on a clock: its record joined to the latency records of its runs. No torch."""
+"""Whether what a compressed row saves is saved on a clock: its record joined to the sessions that timed it beside its source. No torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from bench.pareto_times import PairTime
     from bench.records import Record
     from bench.spec import Row
 
@@ -29,9 +30,11 @@ def speedup_realised(*, faster: bool, interval: tuple[float, float] | None) -> W
 
     `faster`: whether any kernel has less to do; without that a saving in multiply-adds is "no", timed or not.
     """
-    if interval is not None and interval[1] < 1:
-        return "yes"
-    return UNSEEN if interval is None and faster else "no"
+    if not faster:
+        return "no"
+    if interval is None:
+        return UNSEEN
+    return "yes" if interval[1] < 1 else "no"
 
 
 def source_of(paper: str, row: Row) -> str:
@@ -40,29 +43,21 @@ def source_of(paper: str, row: Row) -> str:
     return named if "." in named or not named else f"{paper}.{named}"
 
 
-def speedup_of(record: Record, source: str, latencies: Sequence[Record]) -> Speedup | None:
-    """What the latency records say of a compressed row's record; None for a row that nothing was done to.
+def speedup_of(record: Record, source: str, sessions: Sequence[PairTime]) -> Speedup | None:
+    """What the sessions that timed a compressed row and its source in turns say, row over source; None for a row that nothing was done to.
 
-    A session that was noisy decides nothing: it is named and the row stays "not timed".
+    The first quiet one decides. A session that was noisy decides nothing: it is named and the row stays "not timed".
     """
     if "speedup_realised" not in record.context:
         return None
     faster, kernels = record.context["speedup_realised"] != "no", str(record.context.get("kernels", ""))
-    found = [each for each in latencies if _is_of(each, record) and str(each.context["against"][0]).startswith(f"{source}.")]
-    quiet = [each for each in found if each.context["quiet"] != "noisy"]
-    if not quiet:
-        why = f"the only session was noisy: {found[0].id}" if found else f"next: leandet time {source}.{_end(record)} {record.id}"
+    found = next((each for each in sessions if not each.noisy), None)
+    if found is None:
+        why = f"the only session was noisy: {sessions[0].ids[0]}" if sessions else f"next: leandet time {source}.{_end(record)} {record.id}"
         return Speedup(speedup_realised(faster=faster, interval=None), kernels if not faster else f"{kernels}; {why}")
-    first = min(quiet, key=lambda each: each.id)
-    ratio, low, high = (first.values[f"whole_ratio{end}"] for end in ("", "_low", "_high"))
-    said = f"{kernels}; {ratio:.2f} [{low:.2f}, {high:.2f}] of the time of {first.context['against'][0]}"
-    return Speedup(speedup_realised(faster=faster, interval=(low, high)), said, ratio, (low, high))
-
-
-def _is_of(latency: Record, record: Record) -> bool:
-    """Whether a latency is of the row at the record's own tier, with trained weights, and beside another one's."""
-    same = (latency.paper, latency.row, latency.tier) == (record.paper, record.row, record.tier)
-    return same and latency.kind == "latency" and latency.status == "ok" and "whole_ratio" in latency.values and bool(latency.context["trained"])
+    ratio, interval = found.ratio.value, (found.ratio.low, found.ratio.high)
+    said = f"{kernels}; {ratio:.2f} [{interval[0]:.2f}, {interval[1]:.2f}] of the time of {source} on {found.clock}"
+    return Speedup(speedup_realised(faster=faster, interval=interval), said, ratio, interval)
 
 
 def _end(record: Record) -> str:

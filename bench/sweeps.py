@@ -18,12 +18,14 @@ from bench.pareto_record import kept_of, pareto_records
 from bench.records import machine_of
 
 if TYPE_CHECKING:
+    from bench.pareto import Gain
     from bench.pareto_record import Kept
     from bench.published import Published
     from bench.records import Record
     from bench.spec import Series, Sweep
 
 FLAT = 1.0  # points of AP, either way, within which two are equal: as for a claim of equality
+LARGE = 0.1  # share of the reference's AP: where a point is more than that, a detector that lost a point has lost much of what it can
 HEAD = (
     "paper", "sweep", "series", "tier", "data", "machine", "along", "row", "seeds", "AP", "95 %", "to the reference", "95 % of that", "printed",
     "printed to its reference",
@@ -116,27 +118,39 @@ def _printed(series: Series, published: Published) -> tuple[tuple[float, float],
 def shape(start: Place, places: Sequence[Place], sweep: Sweep, missing: Sequence[float]) -> str:
     """Whether it is flat up to where the paper has it so, falls from there, and has collapsed at its end, in a sentence.
 
-    Flat: every interval of the difference to the reference lies within a point. Where runs are missing or fewer than five, that is said.
+    Flat: every interval of the difference to the reference lies within a point; not flat: one lies wholly outside. Where runs are missing or fewer
+    than five, that is said.
     """
-    said = [_flat(places, sweep.flat_to), _falls(places, sweep.flat_to), _end(start, places, sweep, missing)]
+    said = [_flat(start, places, sweep.flat_to), _falls(places, sweep.flat_to), _end(start, places, sweep, missing)]
     young = [f"{place.along:g}" for place in (start, *places) if place.kept.point.seeds < SEEDS]
     said += [f"fewer than {SEEDS} seeds, which decide, at {', '.join(young)}"] if young else []
     said += [f"no run at {', '.join(f'{along:g}' for along in missing)} yet"] if missing else []
     return "; ".join(part for part in said if part)
 
 
-def _flat(places: Sequence[Place], limit: float) -> str:
+def _flat(start: Place, places: Sequence[Place], limit: float) -> str:
     low = [(place, gain) for place in places if place.along <= limit and (gain := place.kept.gain) is not None]
     if not low:
         return f"nothing is known up to {limit:g}"
-    worst, gain = min(low, key=lambda each: each[1].interval[0])
-    least, most = gain.interval
+    outside = max(low, key=lambda each: _beyond(each[1]))
+    flat = all(each.interval[0] > -FLAT and each.interval[1] < FLAT for _, each in low)
     limit = max(place.along for place, _ in low)
-    told = f"at {worst.along:g} {gain.value:+.2f} [{least:+.2f}, {most:+.2f}]"
-    if all(each.interval[0] > -FLAT and each.interval[1] < FLAT for _, each in low):
-        return f"flat to {limit:g} within a point ({told})"
-    word = "not flat" if most < -FLAT else "not shown to be flat"
-    return f"{word} to {limit:g} within a point ({told})"
+    if _beyond(outside[1]) > 0:
+        return f"not flat to {limit:g} within a point ({_told(*outside)})"
+    told = _told(*min(low, key=lambda each: each[1].interval[0]))
+    if start.ap * LARGE < FLAT:
+        return f"too young to tell whether it is flat to {limit:g}: a point is much of the reference's {start.ap:.2f} AP ({told})"
+    return f"{'flat' if flat else 'not shown to be flat'} to {limit:g} within a point ({told})"
+
+
+def _beyond(gain: Gain) -> float:
+    """By how many points the whole interval lies outside a point either way; zero or less where it does not."""
+    return max(-FLAT - gain.interval[1], gain.interval[0] - FLAT)
+
+
+def _told(place: Place, gain: Gain) -> str:
+    least, most = gain.interval
+    return f"at {place.along:g} {gain.value:+.2f} [{least:+.2f}, {most:+.2f}]"
 
 
 def _falls(places: Sequence[Place], limit: float) -> str:

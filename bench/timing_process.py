@@ -75,12 +75,13 @@ def facts(opened: Opened) -> dict[str, Any]:
     """What names the detector and what runs it."""
     import torch
 
-    from bench.detectors import weights_from, weights_hash
+    from bench.detectors import weights_file, weights_from, weights_hash
 
     gpu = opened.runtime.device.type == "cuda"
     properties: Any = torch.cuda.get_device_properties(opened.runtime.device) if gpu else None
     return {
         "weights": weights_hash(opened.detector),
+        "weights_file": weights_file(opened.subject, opened.conditions.data),
         "weights_from": weights_from(opened.subject, opened.detector),
         "device": str(opened.runtime.device.type),
         "gpu": properties.name if gpu else "",

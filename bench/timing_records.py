@@ -119,6 +119,7 @@ def _context(session: Session, lane: Lane, reference: Lane | None) -> dict[str, 
         "input": lane.warmed.get("input", UNKNOWN),  # height and width of the first image as the network sees it, padding left out
         "weights": facts.get("weights", UNKNOWN),
         "trained": lane.subject.kind == "run",
+        "weights_file": facts.get("weights_file", ""),  # the hash that the run's own record has of its weights; empty for what is no run
         "weights_from": facts.get("weights_from", UNKNOWN),
         **({"adapter": lane.subject.name.partition(":")[0]} if lane.subject.kind == "adapter" else {}),
         **({"detector": lane.subject.told} if lane.subject.foreign else {}),

@@ -39,7 +39,9 @@ def field():
     """Three rows of Compressed Object Detection: two on a curve below the dense one, none of them timed."""
     rows = (("dense", 60.0, 5, ""), ("both-30", 59.5, 5, "no"), ("both-90", 1.0, 1, "no"))
     found = [
-        Point(f"compression.{row}", ap, (ap - 1, ap + 1), seeds, Costs(10 - at, None, 2.0, 2 - at / 2, 99.0), speedup, (EVIL,))
+        Point(
+            f"compression.{row}", ap, (ap - 1, ap + 1), seeds, Costs(10 - at, macs_g=2.0, effective_macs_g=2 - at / 2, bops_g=99.0), speedup, (EVIL,)
+        )
         for at, (row, ap, seeds, speedup) in enumerate(rows)
     ]
     gains = {(each.id, found[0].id): Gain(each.ap - 60, (each.ap - 60.3, each.ap - 59.7), each.seeds) for each in found[1:]}
@@ -229,10 +231,15 @@ def test_what_beats_what_and_the_curves_stand_there_with_their_intervals(tab):
     """A Pareto plot each of bytes and multiply-adds, both with three rows; the curve has the same three, and every one is read out whole."""
     said = tab.value("[...document.querySelectorAll('#pareto .pt')].map((point) => point.getAttribute('aria-label'))")
     assert len(said) == 2 * 3
-    assert "compression.both-90: AP 1.00 [0.00, 2.00], 2 GMAC; beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in said
-    assert tab.value("document.querySelectorAll('#pareto .pt.beaten').length") == 2  # zeros save no multiply-adds; of bytes they have fewer
+    assert "compression.both-90: AP 1.00 [0.00, 2.00], 2 GMAC; undecided, may be beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in said
+    assert tab.value("document.querySelectorAll('#pareto .pt.beaten').length") == 1  # zeros save no multiply-adds; of bytes they have fewer
+    assert tab.value("document.querySelectorAll('#pareto .pt.undecided').length") == 1
+    looks = tab.value("['front', 'undecided', 'beaten'].map((kind) => getComputedStyle(document.querySelector(`.kinds .${kind}`)).color)")
+    assert len(set(looks)) == 3
+    marks = tab.value("['.undecided', '.beaten'].map((kind) => getComputedStyle(document.querySelector(`#pareto .pt${kind}`)).color)")
+    assert marks == looks[1:]  # the legend has the colours of the plots
     table = tab.value("[...document.querySelectorAll('#pareto tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
-    assert [row[7] for row in table] == ["2", "1.5 (no kernel)", "1 (no kernel)"]
+    assert [row[8] for row in table] == ["2", "1.5 (no kernel)", "1 (no kernel)"]
     curve = tab.value("[...document.querySelectorAll('#compression .sweeps .pt')].map((point) => point.getAttribute('aria-label'))")
     assert len(curve) == 3
     assert "compression.both-30, weights, 30: AP 59.50 [58.50, 60.50], 5 seeds; to compression.dense -0.50 [-0.80, -0.20]" in curve

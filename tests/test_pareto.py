@@ -1,7 +1,7 @@
 """Which rows another one beats: by hand on made points, then from stored predictions, and as a drawing."""
 
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,10 +16,12 @@ from bench.metrics.bootstrap import over_seeds, resampled, seed_and_image_interv
 from bench.metrics.matches import coco_matches
 from bench.own_costs import own_costs
 from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
+from bench.pareto_times import PairTime
 from bench.records import Record
-from bench.report.pareto_plot import draw
+from bench.report.pareto_plot import BEATEN, LEGEND, UNDECIDED, draw, rising
 from bench.scales import SCALES
 from bench.speedup import source_of, speedup_of, speedup_realised
+from bench.two_samples import Ratio
 from bench.types import UserError
 
 
@@ -46,6 +48,33 @@ def test_a_gain_whose_interval_holds_zero_beats_nothing():
     assert standing(known, "macs_g", POOR).by == ""
     dearer = Field((BIG, replace(SMALL, costs=Costs(macs_g=9.0)), POOR), GAINS)
     assert standing(dearer, "macs_g", POOR).by == ""  # now neither costs as little
+
+
+def test_what_fewer_than_five_seeds_show_is_undecided_and_stays_on_the_front():
+    """One seed's interval is over images alone; by four it is hardly over seeds either."""
+    young = Field((BIG, SMALL, POOR), GAINS | {("small", "poor"): Gain(6, (4, 8), 4)})
+    found = standing(young, "macs_g", POOR)
+    assert (found.by, found.gain.seeds, found.certain) == ("small", 4, False)
+    assert front(young, "macs_g") == (SMALL, POOR, BIG)
+    said = dict(zip(HEAD, cells(young, POOR), strict=True))
+    assert said["beaten_on_macs_g"] == "undecided: small +6.00 [+4.00, +8.00], 4 seeds"
+    assert standing(Field((BIG, SMALL, POOR), GAINS), "macs_g", POOR).certain
+
+
+def test_what_beats_for_certain_is_named_before_what_may_beat_by_more():
+    great = point("great", 59, macs_g=1.0)
+    known = Field((BIG, SMALL, POOR, great), GAINS | {("great", "poor"): Gain(9, (8, 10), 1)})
+    assert standing(known, "macs_g", POOR).by == "small"
+    assert standing(replace(known, points=(POOR, great)), "macs_g", POOR).by == "great"
+
+
+def test_a_noisy_session_decides_nothing():
+    ratios = {("poor", "small"): (1.2, 1.6)}
+    known = Field((SMALL, POOR), GAINS, ratios, noisy=frozenset(ratios))
+    assert (standing(known, "ms", POOR).by, standing(known, "ms", POOR).certain) == ("small", False)
+    said = dict(zip(HEAD, cells(known, POOR), strict=True))
+    assert said["beaten_on_ms"] == "undecided: small +6.00 [+4.00, +8.00], 5 seeds, in a noisy session"
+    assert standing(known, "macs_g", POOR).certain  # what is counted needs no session
 
 
 def test_rows_that_share_no_seed_do_not_beat_each_other():
@@ -80,6 +109,20 @@ def test_the_cells_of_a_row_say_by_what_it_is_beaten():
     assert said["beaten_on_macs_g"] == "small +6.00 [+4.00, +8.00], 5 seeds"
     assert said["beaten_on_stored_mb"] == ""
     assert dict(zip(HEAD, cells(Field((BIG,)), BIG), strict=True))["beaten_on_macs_g"] == "-"
+
+
+def test_size_by_arithmetic_by_the_file_and_their_ratio_stand_side_by_side():
+    made = point("int8", stored_mb=2.8, arithmetic_mb=3.0, stored_ratio=2.8 / 3.0, bops_g=64.0, effective_bops_g=32.0)
+    said = dict(zip(HEAD, cells(Field((made,)), made), strict=True))
+    assert (said["stored_mb"], said["arithmetic_mb"], said["stored_ratio"]) == ("2.800", "3.000", "0.933")
+    assert (said["bops_g"], said["effective_bops_g"]) == ("64.000", "32.000")
+
+
+def test_the_table_names_what_timed_beside_each_time():
+    known = Field((BIG, point("still", 40, macs_g=1.0)), machine="cluster", timed_on="desk, cpu, 1 thread")
+    timed, still = (dict(zip(HEAD, cells(known, each), strict=True)) for each in known.points)
+    assert (timed["ms"], timed["timed_on"]) == ("20.000", "desk, cpu, 1 thread")
+    assert (still["ms"], still["timed_on"]) == ("", "")
 
 
 # ---- from stored predictions
@@ -131,7 +174,8 @@ def test_costs_are_those_of_the_scaled_down_net(known):
     assert whole.stored_mb > condensed.stored_mb > least.stored_mb > 0
     assert whole.arithmetic_mb - condensed.arithmetic_mb == pytest.approx(4 * (1.685815 - 0.973191), rel=1e-3)  # of the records' own heads
     assert whole.effective_macs_g == whole.macs_g
-    assert whole.bops_g == whole.macs_g * 32 * 32
+    assert whole.bops_g == whole.effective_bops_g == whole.macs_g * 32 * 32
+    assert whole.stored_ratio == whole.stored_mb / whole.arithmetic_mb > 1  # averages of frozen norms are stored and no parameters
 
 
 def test_the_cheapest_row_is_not_beaten_and_the_best_is_not_either(known):
@@ -191,15 +235,21 @@ def compressed(said="not timed", row="int8"):
     return Record(f"compression.{row}.proxy.s0", "transform", "compression", row, "proxy", 0, "ok", "", "d", {}, context=context)
 
 
-def latency(low, high, quiet="ok", against="compression.dense.proxy.s0", **more):
-    values = {"whole_ms": 5.0, "whole_ratio": (low + high) / 2, "whole_ratio_low": low, "whole_ratio_high": high}
-    context = {"against": [against, "w"], "quiet": quiet, "trained": True} | more
-    return Record("compression.int8.proxy.s0.latency.1", "latency", "compression", "int8", "proxy", 0, "ok", "", "d", values, context=context)
+def session(low, high, *, noisy=False):
+    ids = ("compression.int8.proxy.s0.latency.1", "compression.dense.proxy.s0.latency.2")
+    return PairTime(Ratio((low + high) / 2, low, high), 64, noisy, "desk, cpu, 1 thread", ids)
 
 
 @pytest.mark.parametrize(
     ("faster", "interval", "said"),
-    [(False, None, "no"), (True, None, "not timed"), (True, (0.4, 0.6), "yes"), (True, (0.9, 1.1), "no"), (False, (0.98, 1.01), "no")],
+    [
+        (False, None, "no"),
+        (True, None, "not timed"),
+        (True, (0.4, 0.6), "yes"),
+        (True, (0.9, 1.1), "no"),
+        (False, (0.98, 1.01), "no"),
+        (False, (0.9, 0.98), "no"),
+    ],
 )
 def test_a_speedup_is_realised_only_where_a_clock_shows_it(faster, interval, said):
     assert speedup_realised(faster=faster, interval=interval) == said
@@ -209,21 +259,30 @@ def test_a_speedup_is_realised_only_where_a_clock_shows_it(faster, interval, sai
     ("found", "word"),
     [
         ([], "not timed"),
-        ([latency(0.4, 0.6)], "yes"),
-        ([latency(0.9, 1.1)], "no"),
-        ([latency(0.4, 0.6, quiet="noisy")], "not timed"),
-        ([latency(0.4, 0.6, against="compression.both-30.proxy.s0")], "not timed"),
-        ([latency(0.4, 0.6, trained=False)], "not timed"),
+        ([session(0.4, 0.6)], "yes"),
+        ([session(0.9, 1.1)], "no"),
+        ([session(0.4, 0.6, noisy=True)], "not timed"),
+        ([session(0.4, 0.6, noisy=True), session(0.9, 1.1)], "no"),
     ],
 )
-def test_a_record_is_joined_to_a_quiet_session_beside_its_dense_row(found, word):
+def test_a_quiet_session_beside_its_dense_row_decides(found, word):
     assert speedup_of(compressed(), "compression.dense", found).word == word
+
+
+def test_what_decides_a_speedup_or_could_not_is_named():
+    assert speedup_of(compressed(), "compression.dense", [session(0.4, 0.6)]).reason == (
+        "int8 kernels; 0.50 [0.40, 0.60] of the time of compression.dense on desk, cpu, 1 thread"
+    )
+    noisy = speedup_of(compressed(), "compression.dense", [session(0.4, 0.6, noisy=True)]).reason
+    assert noisy.endswith("the only session was noisy: compression.int8.proxy.s0.latency.1")
+    assert "next: leandet time compression.dense.proxy.s0 compression.int8.proxy.s0" in speedup_of(compressed(), "compression.dense", []).reason
 
 
 def test_masked_weights_are_never_faster_for_their_zeros():
     assert speedup_of(compressed("no", "both-30"), "compression.dense", []).word == "no"
+    assert speedup_of(compressed("no", "both-30"), "compression.dense", [session(0.9, 0.98)]).word == "no"
     plain = replace(compressed(), context={"machine": {"name": "desk"}})
-    assert speedup_of(plain, "compression.dense", [latency(0.4, 0.6)]) is None
+    assert speedup_of(plain, "compression.dense", [session(0.4, 0.6)]) is None
 
 
 def test_what_a_row_is_timed_against_is_named_by_its_row():
@@ -243,7 +302,28 @@ def test_it_is_drawn_with_every_point_and_the_same_bytes_each_time(known, tmp_pa
     text = first[0].read_text()
     assert all(each.id in text for each in known.points)
     assert "not timed" in text  # the third axis has no point
+    assert all(said in text for said in LEGEND.values())
     assert first[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_three_kinds_of_points_look_apart(tmp_path):
+    """Grey only for certain; what one seed shows is hollow in a lighter blue; the axis of time names the clock."""
+    known = replace(Field((BIG, SMALL, POOR), GAINS), timed_on="desk, cpu, 1 thread")
+    svg, _ = draw(known, tmp_path / "a.svg", tmp_path / "a.png", title="certain")
+    legend = 1  # each kind has a mark there
+    assert "on desk, cpu, 1 thread" in svg.read_text()
+    drawn = {name: svg.read_text().count(f"fill: {name}") for name in (BEATEN, UNDECIDED)}
+    young = replace(known, gains={pair: replace(gain, seeds=1) for pair, gain in GAINS.items()})
+    svg, _ = draw(young, tmp_path / "b.svg", tmp_path / "b.png", title="young")
+    again = {name: svg.read_text().count(f"fill: {name}") for name in (BEATEN, UNDECIDED)}
+    assert drawn[BEATEN] > again[BEATEN] >= legend
+    assert again[UNDECIDED] > drawn[UNDECIDED]
+
+
+def test_the_line_goes_through_what_is_better_than_all_that_is_cheaper():
+    cheap, worse, same, best = (point(name, ap) for name, ap in (("cheap", 40), ("worse", 39), ("same", 40), ("best", 60)))
+    assert rising([cheap, worse, same, best]) == [cheap, best]
+    assert rising([]) == []
 
 
 # ---- as table, file and JSON
@@ -264,6 +344,50 @@ def test_the_table_names_every_row_its_costs_and_what_is_missing(known):
     assert len(lines) == 1 + len(known.points)
     assert lines[0] == ",".join(HEAD)
     assert [each["id"] for each in as_objects(known)] == [each.id for each in known.points]
+
+
+def test_no_number_of_the_longest_row_is_cut_off():
+    from rich.console import Console
+
+    from bench.pareto_table import WIDTH, print_pareto
+
+    longest = max((f"{key}.{row.key}" for key, paper in built().items() for row in paper.rows if row.recipe), key=len)
+    most = Costs(**({each.name: 0.0123456 for each in fields(Costs)} | {"bops_g": 12345.678, "effective_bops_g": 12345.678}))
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    print_pareto(Field((Point(longest, 99.99, (99.0, 99.99), 5, most, "not timed"),)), console)
+    text = console.export_text().splitlines()[1]
+    assert "…" not in text
+    assert text.split()[0] == longest
+
+
+def test_the_table_tells_what_beats_from_what_may():
+    from rich.console import Console
+
+    from bench.pareto_table import MEANING, as_objects, print_pareto
+
+    known = Field((BIG, SMALL, POOR), GAINS | {("small", "big"): Gain(1, (0.5, 2), 1)}, timed_on="desk, cpu, 1 thread")
+    known = replace(known, gains={pair: gain for pair, gain in known.gains.items() if pair != ("big", "small")})
+    console = Console(width=300, record=True, file=io.StringIO())
+    print_pareto(known, console)
+    lines = console.export_text().splitlines()
+    assert "by GMAC: beaten by nothing: small" in lines
+    assert "  poor is beaten by small +6.00 [+4.00, +8.00], 5 seeds" in lines
+    assert "  big is undecided, may be beaten by small +1.00 [+0.50, +2.00], 1 seed" in lines
+    assert any(line.endswith("ms: desk, cpu, 1 thread.") for line in lines)
+    assert "MB/MB*" in lines[0]
+    assert "no file is" not in MEANING
+    big = as_objects(known)[0]
+    assert (big["beaten_by"]["macs_g"], big["undecided_by"]) == ("", {"macs_g": "small"})
+
+
+def test_a_run_made_here_hides_no_run_of_its_id_on_another_machine(stored, monkeypatch):
+    from bench import publish
+    from bench.pareto_table import everything_here
+
+    there = [replace(each, record=replace(each.record, context=each.record.context | {"machine": {"name": "cluster"}})) for each in stored]
+    monkeypatch.setattr(publish, "local", lambda: (stored[0],))
+    monkeypatch.setattr(publish, "committed", lambda: (*stored, *there))
+    assert everything_here() == (stored[0], *stored[1:], *there)
 
 
 def test_an_unknown_tier_is_answered_with_those_there_are():

@@ -9,9 +9,9 @@ import pytest
 from bench import pareto_record, places
 from bench.catalogue import catalogue
 from bench.pareto import AXES, Costs, Field, Gain, Point
-from bench.pareto_record import changed, csv_rows, keep, kept_of, record_of
+from bench.pareto_record import CSV_HEAD, changed, csv_rows, keep, kept_of, record_of
 from bench.records import Record, read_record
-from bench.report.pareto_view import swept, views
+from bench.report.pareto_view import COSTS, swept, views
 from bench.report.sweep_plot import sweep_plot
 from bench.sweeps import HEAD, rows, sweeps
 
@@ -98,6 +98,31 @@ def test_what_a_curve_does_not_show_is_said(lost, half, said):
     assert said in drawn(field(lost, half=half)).lines[0].shape
 
 
+def of_dense(known, dense, **gains):
+    """The field with a dense row of that AP, and other differences to it."""
+    points = tuple(replace(each, ap=dense) if each.id == "compression.dense" else each for each in known.points)
+    named = {(f"compression.{row.replace('_', '-')}", "compression.dense"): gain for row, gain in gains.items()}
+    return replace(known, points=points, gains={**known.gains, **named})
+
+
+def test_a_point_of_a_detector_that_has_few_is_too_young_to_tell():
+    """Of 2.36 AP a loss of 0.38 is a sixth, and within a point all the same."""
+    known = of_dense(field({10: 0.1, 20: 0.2, 30: 0.38}, half=0.3), 2.36)
+    (line,) = drawn(known).lines
+    said = "too young to tell whether it is flat to 30: a point is much of the reference's 2.36 AP (at 30 -0.38 [-0.68, -0.08])"
+    assert line.shape.startswith(said)
+    assert drawn(of_dense(known, 10.0)).lines[0].shape.startswith("flat to 30")
+    lost = of_dense(known, 2.36, both_20=Gain(-1.7, (-2.1, -1.2), 5))
+    assert drawn(lost).lines[0].shape.startswith("not flat to 30 within a point (at 20 -1.70 [-2.10, -1.20])")
+
+
+def test_a_wide_interval_hides_no_other_that_lies_outside_a_point():
+    known = of_dense(field(), 60.0, both_10=Gain(-1.25, (-3.0, 0.5), 5), both_20=Gain(-1.6, (-2.0, -1.2), 5))
+    assert drawn(known).lines[0].shape.startswith("not flat to 30 within a point (at 20 -1.60 [-2.00, -1.20])")
+    better = of_dense(field(), 60.0, both_10=Gain(1.6, (1.2, 2.0), 5))
+    assert drawn(better).lines[0].shape.startswith("not flat to 30 within a point (at 10 +1.60 [+1.20, +2.00])")
+
+
 def test_one_seed_decides_nothing_and_an_end_that_is_missing_is_no_end():
     shape = drawn(field({30: 0.4, 40: 2.0}, seeds=1)).lines[0].shape
     assert "fewer than 5 seeds, which decide, at 30, 40" in shape
@@ -144,7 +169,7 @@ def test_a_sweep_is_drawn_with_every_place_its_interval_and_what_is_printed():
 
 def test_the_view_of_a_field_says_which_multiply_adds_no_kernel_saves():
     (view,) = views([record_of(field(), "proxy")])
-    texts = {row.id: dict(zip(("MB", "MB*", "GMAC", "GMAC*", "Gbop", "ms"), row.costs, strict=True)) for row in view.rows}
+    texts = {row.id: dict(zip(COSTS.values(), row.costs, strict=True)) for row in view.rows}
     assert texts["compression.both-50"]["GMAC*"] == "1 (no kernel)"
     assert texts["compression.dense"]["GMAC*"] == "2"
     assert len(view.plots) == 2  # nothing was timed, and the notes say so
@@ -159,6 +184,29 @@ def test_a_timed_row_gives_a_third_plot_and_a_beaten_one_is_grey():
     assert len(view.plots) == len(AXES)
     assert "pt beaten" in view.plots[1]
     assert "beaten by compression.dense +59.00 [+58.70, +59.30], 5 seeds" in view.plots[1]
+
+
+def test_what_one_seed_shows_is_undecided_on_the_page_and_what_timed_is_named():
+    known = replace(field({90: 59.0}, seeds=1), timed_on="desk, cpu, 1 thread")
+    timed = replace(known, points=tuple(replace(each, costs=replace(each.costs, ms=5.0)) for each in known.points))
+    record = record_of(timed, "proxy")
+    (view,) = views([record])
+    assert "pt beaten" not in "".join(view.plots)
+    assert "pt undecided" in view.plots[1]
+    assert "undecided, may be beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in view.plots[1]
+    assert view.timed_on == "desk, cpu, 1 thread"
+    assert "ms an image on desk, cpu, 1 thread" in view.plots[2]
+    texts = [dict(zip(CSV_HEAD, row, strict=True)) for row in csv_rows([record])]
+    assert [each["timed_on"] for each in texts] == ["desk, cpu, 1 thread"] * 2
+    older = replace(record, context={name: value for name, value in record.context.items() if name != "timed_on"})
+    assert views([older])[0].timed_on == ""
+
+
+def test_bit_operations_that_no_kernel_saves_say_so():
+    known = field({50: 5.0})
+    bits = replace(known, points=tuple(replace(each, costs=replace(each.costs, bops_g=9.0, effective_bops_g=4.0)) for each in known.points))
+    (view,) = views([record_of(bits, "proxy")])
+    assert [dict(zip(COSTS.values(), row.costs, strict=True))["Gbop*"] for row in view.rows] == ["4", "4 (no kernel)"]
 
 
 def test_a_paper_without_a_reference_run_has_no_sweep():

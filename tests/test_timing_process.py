@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from bench import places
 from bench.assemble import build_detector
 from bench.catalogue import find_paper
-from bench.detectors import weights_hash
+from bench.detectors import weights_file, weights_hash
 from bench.meters.latency import time_image
 from bench.metrics.store import write_predictions
 from bench.records import read_record
@@ -57,6 +58,8 @@ def test_it_tells_what_it_is(opened):
     told = facts(opened)
     assert (told["device"], told["gpu"], told["threads"], told["torch"]) == ("cpu", "", torch.get_num_threads(), torch.__version__)
     assert len(told["weights"]) == 64
+    assert told["weights_file"] == sha256((places.run_folder(RUN) / WEIGHTS).read_bytes()).hexdigest()  # as the run's own record has it
+    assert weights_file(Subject("condensing.fpn-r50", "smoke"), "scenes-v1") == ""
 
 
 def test_the_list_is_named_by_its_images(opened):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.deployed_table import deployed
 from bench.deployed_table import lines as deployed_lines
-from bench.evidence import RUNS, data_of
+from bench.evidence import RUNS, SEEDS, data_of
 from bench.leaderboard import SCORED, place_text
 from bench.leaderboard_table import interval_text
 from bench.records import machine_of
@@ -99,7 +99,7 @@ def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
         "counts": _counts(standing),
         "lines": [_line(line, firsts) for line in standing.lines], "choices": _choices(standing),
         "trade_offs": [(group, [_ours(plot) for plot in group.plots]) for group in trade_offs(standing.lines, standing.records)],
-        "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)], "costs": tuple(COSTS.values()),
+        "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)], "costs": tuple(COSTS.values()), "seeds": SEEDS,
         "sweeps": [(each, [_ours(plot) for plot in each.plots]) for each in swept(standing.records)],
         "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
         "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
 
-from bench.pareto import AXES
-from bench.pareto_record import changed, kept_of, pareto_records
+from bench.pareto import AXES, UNDECIDED, kind
+from bench.pareto_record import changed, kept_of, pareto_records, timed_on
 from bench.records import machine_of
 from bench.report.scatter import Point, scatter
 from bench.report.sweep_plot import sweep_plot
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from bench.records import Record
 
 # Columns of the table: field of Costs -> its name; the star is explained below the table
-COSTS = {"stored_mb": "MB", "arithmetic_mb": "MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop", "ms": "ms"}
+COSTS = {
+    "stored_mb": "MB", "arithmetic_mb": "MB*", "stored_ratio": "MB/MB*", "macs_g": "GMAC", "effective_macs_g": "GMAC*", "bops_g": "Gbop",
+    "effective_bops_g": "Gbop*", "ms": "ms",
+}  # fmt: skip
+DENSE = {"effective_macs_g": "macs_g", "effective_bops_g": "bops_g"}  # without zeros -> with them
 AXIS_NAMES = {"stored_mb": "bytes", "macs_g": "multiply-adds", "ms": "time"}
 UNSEEN = {"no": "no kernel", "not timed": "not timed"}  # what stands beside multiply-adds that were only saved on paper
 
@@ -45,7 +49,8 @@ class View:
     id: str  # of the record
     tier: str
     data: str
-    machine: str
+    machine: str  # what trained the rows
+    timed_on: str  # what timed them
     plots: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -58,25 +63,32 @@ def views(records: Sequence[Record]) -> tuple[View, ...]:
 
 def _view(record: Record, records: Sequence[Record]) -> View:
     kept = kept_of(record)
-    plots = [_plot(kept, axis) for axis in AXES if any(getattr(each.point.costs, axis) for each in kept)]
+    timed = timed_on(record)
+    named = AXES | ({"ms": f"{AXES['ms']} on {timed}"} if timed else {})
+    plots = [_plot(kept, axis, named[axis]) for axis in AXES if any(getattr(each.point.costs, axis) for each in kept)]
     untimed = () if any(each.point.costs.ms for each in kept) else ("No row was timed with these weights, so there is no plot against time",)
     old = changed(record, records)
     stale = f"{', '.join(old[:5])}{' and others' if len(old) > 5 else ''}: made anew since; next: leandet pareto --tier {record.tier}" if old else ""
     notes = (*untimed, *(str(said) for said in record.samples["missing"]), *((stale,) if stale else ()))
-    return View(record.id, record.tier, str(record.context["data"]), machine_of(record), tuple(plots), tuple(map(_row, kept)), notes)
+    return View(record.id, record.tier, str(record.context["data"]), machine_of(record), timed, tuple(plots), tuple(map(_row, kept)), notes)
 
 
-def _plot(kept: Sequence[Kept], axis: str) -> str:
+def _plot(kept: Sequence[Kept], axis: str, named: str) -> str:
     points = [_point(each, axis) for each in kept if getattr(each.point.costs, axis)]
-    return scatter(f"AP against {AXIS_NAMES[axis]}", points, horizontal=AXES[axis], vertical="AP", logarithmic=True)
+    return scatter(f"AP against {AXIS_NAMES[axis]}", points, horizontal=named, vertical="AP", logarithmic=True)
 
 
 def _point(each: Kept, axis: str) -> Point:
     point, (low, high), by = each.point, each.point.interval, each.beaten[axis]
-    beaten = by not in {"", "-"}
+    found = kind(by)
     said = f"{point.id}: AP {point.ap:.2f} [{low:.2f}, {high:.2f}], {getattr(point.costs, axis):.4g} {AXES[axis]}"
-    said += f"; beaten by {by}" if beaten else "; beaten by nothing for certain"
-    return Point("" if beaten else point.id.partition(".")[2], said, getattr(point.costs, axis), point.ap, low, high, nan, beaten=beaten)
+    words = {
+        "front": "beaten by nothing for certain",
+        "undecided": f"undecided, may be beaten by {by.removeprefix(UNDECIDED)}",
+        "beaten": f"beaten by {by}",
+    }
+    name, standing = "" if found == "beaten" else point.id.partition(".")[2], "" if found == "front" else found
+    return Point(name, f"{said}; {words[found]}", getattr(point.costs, axis), point.ap, low, high, nan, standing=standing)
 
 
 def _row(each: Kept) -> Row:
@@ -92,8 +104,8 @@ def _cost(each: Kept, name: str) -> str:
     value = getattr(each.point.costs, name)
     if value is None:
         return ""
-    dense = each.point.costs.macs_g
-    saved = name == "effective_macs_g" and dense is not None and value < dense
+    dense = getattr(each.point.costs, DENSE[name]) if name in DENSE else None
+    saved = dense is not None and value < dense
     return f"{value:.4g}" + (f" ({UNSEEN[each.point.speedup]})" if saved and each.point.speedup in UNSEEN else "")
 
 

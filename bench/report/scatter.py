@@ -25,7 +25,7 @@ class Point:
     high: float = nan
     far: float = nan
     reference: bool = False  # others are judged against it: a square
-    beaten: bool = False  # another row costs no more and is better for certain: grey
+    standing: str = ""  # "beaten": another row costs no more and is better for certain, grey; "undecided": it may be so, hollow; empty: neither
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def _ends(points: Sequence[Point], *names: str) -> list[float]:
 
 
 def _mark(point: Point, x: Axis, y: Axis) -> str:
-    """A point that can be reached by keyboard and is read out whole; hollow where no interval could be given."""
+    """A point that can be reached by keyboard and is read out whole; hollow where no interval could be given or it is undecided."""
     at, up = x.at(point.x), y.at(point.y)
-    kind = f"pt{' ref' if point.reference else ''}{' one' if isnan(point.low) else ''}{' beaten' if point.beaten else ''}"
+    kind = f"pt{' ref' if point.reference else ''}{' one' if isnan(point.low) else ''}{f' {point.standing}' if point.standing else ''}"
     out = [f'<g class="{kind}" tabindex="0" role="img"><title>{escape(point.said)}</title>']
     if not isnan(point.low):
         top, bottom = y.at(point.high), y.at(point.low)
