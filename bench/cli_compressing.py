@@ -17,15 +17,14 @@ def compress(  # noqa: PLR0913, PLR0917 - a command's options are its words
     sparsity: Annotated[str, typer.Option("--sparsity", help="The share of the block's weights or units that becomes zero, 0 to 1.")] = "0",
     kind: Annotated[str, typer.Option("--kind", help="Whether weights or units are pruned, the smallest of the whole block first.")] = "weights",
     remove: Annotated[bool, typer.Option("--remove", help="Take units that are zero out of the network (with --kind units).")] = False,
-    precision: Annotated[
-        str, typer.Option("--precision", help='float32, "int8 weights", or int8 (activations too, calibrated on 64 training images).')
-    ] = "float32",
+    precision: Annotated[str, typer.Option("--precision", help='float32, "int8 weights", or int8 (activations too).')] = "float32",
+    images: Annotated[int, typer.Option("--images", help="How many training images int8 is calibrated on.")] = 64,
     data: DataText = "",
 ) -> None:
     """Store a run's detector compressed (without options, as it is), read back bit for bit: its true bytes beside the arithmetic size."""
     from bench.compressing import compress_file
 
-    wish = {"block": block, "sparsity": sparsity, "kind": kind, "remove": remove, "precision": precision}
+    wish = {"block": block, "sparsity": sparsity, "kind": kind, "remove": remove, "precision": precision, "images": images}
     for line in compress_file(run, file, wish, data).told:
         say(line)
 
@@ -46,7 +45,9 @@ def adopt(  # noqa: PLR0913, PLR0917 - a command's options are its words
     library: Annotated[str, typer.Argument(help="Whose checkpoint it is: torchvision, detectron2 or mmdet.")],
     file: Annotated[str, typer.Argument(help="A Faster R-CNN R50-FPN as published (.pth, .pkl, .safetensors); nothing in it is run.")],
     out: Annotated[str, typer.Argument(help="The .safetensors to write, under our names.")],
-    classes: Annotated[int, typer.Option("--classes", help="How many classes it must have, background not counted; 0: as many as it has.")] = 0,
+    classes: Annotated[
+        int, typer.Option("--classes", help="How many it must have; 0: as many as it has; 80 of torchvision's 90 for COCO: without the gaps.")
+    ] = 0,
     eps: Annotated[float, typer.Option("--eps", help="Of its norms: 0 for torchvision's own weights for COCO.")] = 1e-5,
     backbone: Annotated[bool, typer.Option("--backbone", help="The backbone alone, as `leandet run --init` takes it.")] = False,
 ) -> None:

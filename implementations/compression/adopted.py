@@ -26,23 +26,41 @@ if TYPE_CHECKING:
 MARK = "stride_in_1x1"
 MARKED = f"backbone.{MARK}"
 COCO = 80
+NUMBERED, GAPS = 90, (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # torchvision keeps COCO's own numbers of its 80 classes, 1 to 90; nothing has these
 NEXT = "give a file that `leandet adopt` made"
 
 
 def adopt(library: str, path: Path, *, classes: int = 0, eps: float = EPS) -> TwoStage:
     """Ours with the weights of a library's checkpoint; `classes`: how many it is to have, 0: as many as it has; `eps`: of its norms.
 
+    Of torchvision's 90 numbers of COCO, 80 classes are kept where 80 are asked for: the others' logits, of classes that nothing has, are left out.
+
     UserError, in one line, for a file that holds no tensors, and for a tensor that is missing, surplus or of another shape.
     """
     layout, state = layout_of(library), read_checkpoint(path)
     try:
-        detector = _built(_agreed(classes_of(renamed(state, library)), classes))
+        found = classes_of(renamed(state, library))
+        if (library, found, classes) == ("torchvision", NUMBERED, COCO):
+            state, found = _without_gaps(state), COCO
+        detector = _built(_agreed(found, classes))
         load_published(detector, state, library, eps=eps)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if layout.caffe:
         _mark(detector)
     return detector
+
+
+def _without_gaps(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the numbers that no class of COCO has; a tensor of another length stays, and is named where it does not fit."""
+    kept = torch.tensor([number for number in range(NUMBERED + 1) if number not in GAPS])
+    sides = (4 * kept[:, None] + torch.arange(4)).flatten()
+    rows = {f"roi_heads.box_predictor.{name}": which for name, which in (("cls_score", kept), ("bbox_pred", sides))}
+    lengths = {name: (NUMBERED + 1) * len(which) // len(kept) for name, which in rows.items()}
+    return {
+        name: tensor[rows[layer]] if (layer := name.rpartition(".")[0]) in rows and tensor.dim() and len(tensor) == lengths[layer] else tensor
+        for name, tensor in state.items()
+    }
 
 
 def _agreed(found: int, asked: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Wish:
     kind: str = "weights"
     remove: bool = False
     precision: str = "float32"
+    images: int = 64  # of the training split, for the ranges of activations
 
 
 def plan_of(wish: Wish) -> Compression:
@@ -36,7 +37,9 @@ def plan_of(wish: Wish) -> Compression:
             raise UserError(f"--{option} {given!r}: unknown; allowed: {', '.join(allowed)}; give one of these")
     if wish.remove and wish.kind != "units":
         raise UserError("--remove with --kind weights: single weights leave no unit to take out; allowed: with --kind units; give that")
-    return Compression(wish.block, sparsity_of(wish.sparsity), wish.kind, wish.remove, wish.precision)
+    if wish.images < 1:
+        raise UserError(f"--images {wish.images}: no images to calibrate on; allowed: 1 or more, 64 are usual; give one of these")
+    return Compression(wish.block, sparsity_of(wish.sparsity), wish.kind, wish.remove, wish.precision, wish.images)
 
 
 def sparsity_of(text: str) -> float:
@@ -57,13 +60,13 @@ def compressed(detector: Any, plan: Compression) -> Any:
     kernel is not there.
     """
     before = _before(detector)
-    if plan == Compression():
+    if plan == Compression(images=plan.images):
         detector.compression = getattr(detector, "compression", None) or Elsewhere(plan)
         return detector
     whole = _whole(before, plan)
     detector.compression = None  # what was done before stands in `whole`
     make = eight_bits_elsewhere if plan.precision == "int8" else compress_elsewhere
-    make(detector, block=plan.block, sparsity=plan.sparsity, kind=plan.kind, removed=plan.removed, precision=plan.precision)
+    make(detector, **{each.name: getattr(plan, each.name) for each in fields(plan)})
     done: Any = detector.compression
     detector.compression = EightBits(replace(done.plan, plan=whole)) if isinstance(done, EightBits) else replace(done, plan=whole)
     return detector
