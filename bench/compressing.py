@@ -66,10 +66,21 @@ def compress_file(name: str, out: str, wish: Mapping[str, Any], data: str) -> Si
     except Unavailable as reason:
         raise UserError(f"{name}: {reason}") from reason
     if plan.precision == "int8" and learning is not None:
-        calibrate(detector, learning)
-    length = artefacts.store(detector, Path(out))
+        _calibrate(name, detector, learning)
     cost, done = compressed_cost(detector), detector.compression
+    length = artefacts.store(detector, Path(out))
     return Sizes(arithmetic_mb(detector, done.bits[0]), length / 1e6, cost.dense.macs / 1e9, cost.effective.macs / 1e9, done.kernels)
+
+
+def _calibrate(name: str, detector: Any, learning: Split) -> None:
+    """Show the images to a detector; UserError for one whose parts ask each other for what an int8 kernel has not, as only running it shows."""
+    try:
+        calibrate(detector, learning)
+    except UserError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{name}: this {type(detector).__name__} does not run on int8 kernels ({told}); next: --precision 'int8 weights'") from error
 
 
 def _of_run(name: str, data: str) -> tuple[Any, Split]:

@@ -237,6 +237,17 @@ def test_without_int8_kernels_or_torch_pruning_the_next_step_is_said(leandet, mo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_detector_that_int8_kernels_cannot_run_is_one_line(home, leandet, tmp_path):
+    """POD's sampling layer reads the weights of the convolution that it moves."""
+    run = "pod.c4-r50-gsl.smoke.s0"
+    end(home, run, build_detector(find_paper("pod").row("c4-r50-gsl"), SCALES["smoke"], CLASSES, seed=0).eval())
+    code, _, err = leandet("compress", run, tmp_path / "a.lean", "--precision", "int8", "--images", "1")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"{run}: this TwoStage does not run on int8 kernels" in err
+    assert "next: --precision 'int8 weights'" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_that_are_cut_are_one_line(home, leandet, tmp_path):
     path = end(home, "compression.dense.smoke.s3", row("dense"))
     path.write_bytes(path.read_bytes()[:-100])
