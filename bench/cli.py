@@ -281,7 +281,7 @@ def draw(
     say(draw_run(name, Path(out), data, image))
 
 
-from bench import cli_detectors, cli_measuring, cli_reading  # noqa: E402, F401 - their commands register themselves, after those above
+from bench import cli_compressing, cli_detectors, cli_measuring, cli_reading  # noqa: E402, F401 - their commands register themselves, after those above
 
 
 def main() -> None:

@@ -39,6 +39,9 @@ COMMANDS = (
     "measure",
     "check",
     "equivalence",
+    "compress",
+    "expand",
+    "adopt",
 )
 
 

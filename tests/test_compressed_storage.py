@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import tracemalloc
 
 import pytest
 import torch
@@ -15,7 +16,17 @@ from torch import nn
 from bench.types import UserError
 from implementations.compression import packing, storage
 from implementations.compression.quantisation import Int8, compact_state, quantised, regained
-from implementations.compression.storage import COMPRESSORS, Damaged, decode, encode, equal_bits, load_detector, read_compressed, save_detector
+from implementations.compression.storage import (
+    COMPRESSORS,
+    Damaged,
+    decode,
+    encode,
+    equal_bits,
+    load_detector,
+    read_compressed,
+    save_detector,
+    write_compressed,
+)
 
 KINDS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8)
 
@@ -158,6 +169,47 @@ def test_what_each_fault_says(data, said):
         decode(data)
 
 
+@pytest.mark.parametrize(("data", "fits"), [(b"\xff\x05abcd", True), (b"\xff\xff\x05abcd", False)])
+def test_gaps_are_no_more_than_their_numbers_need(data, fits):
+    """Of 300 places with one number: a byte that ends its gap and one of 255 at most."""
+    whole = with_header([entry(shape=[300], layout="index", stored=1, gaps=len(data) - 4)], data)
+    if fits:
+        assert decode(whole)["x"].nonzero().tolist() == [[260]]
+    else:
+        with pytest.raises(Damaged, match="fit no tensor"):
+            decode(whole)
+
+
+CLAIMS = {  # a small file that claims as many places as it may
+    "gaps": [{"name": "x", "shape": [8_000_000], "kind": "uint8", "layout": "index", "stored": 8_000_000, "gaps": 8_000_000}],
+    "bits": [{"name": "x", "shape": [8_000_000], "kind": "uint8", "layout": "bitmap", "stored": 8_000_000}],
+}
+
+
+@pytest.mark.parametrize("layout", CLAIMS)
+def test_what_a_small_file_claims_takes_no_more_memory_than_it_names(layout):
+    """Places are read by pieces: beyond body and tensor, 8 MB each, nothing grows with them."""
+    places = bytes(8_000_000) if layout == "gaps" else b"\xff" * 1_000_000
+    whole = with_header(CLAIMS[layout], places + b"\x07" * 8_000_000)
+    assert len(whole) < 10_000
+    tracemalloc.start()
+    found = decode(whole)["x"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bool((found == 7).all())
+    assert peak < 50e6
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9))
+def test_places_are_the_same_whatever_the_piece(seed, piece):
+    numbers = torch.randn(700, generator=torch.Generator().manual_seed(seed))
+    for share in (0.002, 0.5):
+        tensor = numbers * (torch.rand(700, generator=torch.Generator().manual_seed(seed)) < share)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "PIECE", piece)
+            assert_same({"x": tensor}, decode(encode({"x": tensor})))
+
+
 def net(seed):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
@@ -192,6 +244,37 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
         save_detector(net(1), tmp_path / "one.lean")
     assert [path.name for path in tmp_path.iterdir()] == ["one.lean"]
     assert (tmp_path / "one.lean").read_bytes() == before
+
+
+def test_a_file_has_the_rights_of_any_other(tmp_path):
+    save_detector(net(0), tmp_path / "one.lean")
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "one.lean").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("place", "state", "said"),
+    [
+        ("nowhere/one.lean", {}, "nowhere/one.lean: its folder is not there"),
+        (".", {}, "is a folder"),
+        ("one.lean", {"angle": torch.zeros(2, dtype=torch.complex64)}, "angle holds complex64, which the file does not know; allowed: float32"),
+        ("one.lean", {"plain": torch.zeros(2, dtype=torch.int8)}, "plain holds int8"),
+        ("one.lean", {"large": torch.zeros(1).expand(2**29)}, "allowed: 2147483648"),
+        ("one.lean", {"deep": torch.zeros([1] * 9)}, "its shape is none"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line_and_nothing_is(tmp_path, place, state, said):
+    with pytest.raises(UserError, match=said) as caught:
+        write_compressed(tmp_path / place, state)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_read_back_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "decode", lambda _: {"x": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"one\.lean: what was written does not read back \(x is not what it was\)"):
+        write_compressed(tmp_path / "one.lean", {"x": torch.ones(2)})
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(st.integers(0, 2**31))

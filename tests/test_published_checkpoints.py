@@ -194,6 +194,43 @@ def test_missing_surplus_and_other_counts_are_named(theirs):
     assert set(LAYOUTS) == {"torchvision", "detectron2", "mmdet"}
 
 
+CLASS_BIAS = {"torchvision": "roi_heads.box_predictor.cls_score.bias", "detectron2": "roi_heads.box_predictor.cls_score.bias"}
+
+
+@pytest.mark.parametrize("library", CLASS_BIAS)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 2)])
+def test_a_class_bias_that_tells_no_classes_is_named(theirs, loaded, library, shape):
+    state = theirs.state_dict() if library == "torchvision" else way_back(loaded, library)
+    with torch.device("meta"):
+        detector = ours()
+    with pytest.raises(UserError, match=r"cls_score\.bias: has shape"):
+        load_published(detector, state | {CLASS_BIAS[library]: torch.zeros(shape)}, library)
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 7, 7), (64, 3), (64, 1), (64, 4, 7, 7), ()])
+def test_a_first_convolution_of_another_shape_is_not_stretched(loaded, shape):
+    state = way_back(loaded, "detectron2") | {"backbone.bottom_up.stem.conv1.weight": torch.zeros(shape)}
+    with torch.device("meta"):
+        detector = ours()
+    for filled in (lambda: load_published(detector, state, "detectron2"), lambda: converted(state, "detectron2")):
+        with pytest.raises(UserError, match=r"backbone\.conv1\.weight: has shape"):
+            filled()
+
+
+def test_what_is_no_such_detector_is_named_and_nothing_is_filled(theirs):
+    state = theirs.state_dict()
+    with pytest.raises(UserError, match=r"Linear: no Faster R-CNN R50-FPN"):
+        load_published(torch.nn.Linear(2, 2), state, "torchvision")
+    with torch.device("meta"):
+        detector = ours()
+    with pytest.raises(UserError, match=r"fc6\.bias: holds int64"):
+        load_published(detector, state | {"roi_heads.box_head.fc6.bias": torch.zeros(1024, dtype=torch.int64)}, "torchvision")
+    with pytest.raises(UserError, match=r"cls_score\.bias: missing"):
+        load_published(detector, {name: t for name, t in state.items() if name != CLASS_BIAS["torchvision"]}, "torchvision")
+    with pytest.raises(UserError, match="the same place under an older name"):
+        load_published(detector, state | {"rpn.head.conv.bias": torch.zeros(256)}, "torchvision")
+
+
 class Harmful:
     def __reduce__(self):
         return (print, ("ran",))

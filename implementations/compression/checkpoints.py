@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.types import UserError
@@ -26,6 +27,7 @@ from implementations.layers.pickled import load_arrays, load_torch, tensors_of
 
 EPS = 1e-5  # of our norms
 COUNTER = "num_batches_tracked"  # of a norm that is never stepped: it may be there or not
+STEM, CLASSES = "backbone.conv1.weight", "regions.head.predictor.cls_score.bias"  # of ours: what tells channels, what tells classes
 RECORDED = Path(__file__).with_name("layouts")
 
 
@@ -115,47 +117,96 @@ def our_name(name: str, library: str) -> str | None:
     return next((re.sub(pattern, ours, name) for pattern, ours in layout.names if re.fullmatch(pattern, name)), None)
 
 
-def converted(state: Mapping[str, Tensor], library: str, *, eps: float = EPS) -> dict[str, Tensor]:
-    """A library's state dict under our names, background first, RGB in the normalisation of this suite; `eps` is the one of its norms.
-
-    UserError for a tensor that the library's detector does not have.
-    """
-    layout, found = layout_of(library), dict[str, Tensor]()
+def renamed(state: Mapping[str, Tensor], library: str) -> dict[str, Tensor]:
+    """A library's weights under our names, and otherwise as they are; UserError for a tensor that its detector does not have, or has twice."""
+    found = dict[str, Tensor]()
     for name, tensor in state.items():
         ours = our_name(name, library)
         if ours is None:
             raise UserError(f"{name}: no tensor of {library}'s Faster R-CNN R50-FPN; take surplus tensors out, or name the library that it is of")
+        if ours in found:
+            raise UserError(f"{name}: another tensor of {library}'s checkpoint has the same place under an older name; take one of them out")
         if ours:
-            found[ours] = _changed(ours, tensor.detach().float() if tensor.is_floating_point() else tensor.detach(), layout, eps)
+            found[ours] = tensor.detach()
     return found
 
 
+def converted(state: Mapping[str, Tensor], library: str, *, eps: float = EPS) -> dict[str, Tensor]:
+    """A library's state dict under our names, background first, RGB in the normalisation of this suite; `eps` is the one of its norms.
+
+    UserError for a tensor that the library's detector does not have, or whose shape is none of its.
+    """
+    return _converted(renamed(state, library), library, eps)
+
+
+def _converted(named: Mapping[str, Tensor], library: str, eps: float) -> dict[str, Tensor]:
+    layout = layout_of(library)
+    return {name: _changed(name, tensor.float() if tensor.is_floating_point() else tensor, layout, eps) for name, tensor in named.items()}
+
+
 def _changed(name: str, tensor: Tensor, layout: Layout, eps: float) -> Tensor:
-    if layout.background_last and ".predictor.cls_score." in name:
-        return torch.cat((tensor[-1:], tensor[:-1]))
-    if layout.background_last and ".predictor.bbox_pred." in name:
-        return torch.cat((torch.zeros_like(tensor[:4]), tensor))
-    if layout.bgr_bytes and name == "backbone.conv1.weight":
+    if layout.background_last and ".predictor." in name:
+        _check(name, tensor, tensor.dim() > 0)
+        return torch.cat((tensor[-1:], tensor[:-1]) if ".cls_score." in name else (torch.zeros_like(tensor[:4]), tensor))
+    if layout.bgr_bytes and name == STEM:
+        _check(name, tensor, tensor.dim() == 4 and tensor.shape[1] == 3)  # any other would be stretched to three channels
         return tensor.flip(1) * (255 * torch.tensor(STD)).view(1, 3, 1, 1)
     return tensor + (eps - EPS) if name.endswith("running_var") and eps != EPS else tensor
 
 
+def _check(name: str, tensor: Tensor, fits: bool) -> None:
+    if not fits:
+        raise UserError(f"{name}: has shape {tuple(tensor.shape)}, which no Faster R-CNN R50-FPN has; give the checkpoint as it was published")
+
+
+def classes_of(named: Mapping[str, Tensor]) -> int:
+    """How many classes a state under our names is of, background not counted; UserError where it does not tell."""
+    bias = named.get(CLASSES)
+    if bias is None:
+        raise UserError(f"{CLASSES}: missing from the checkpoint; is it an R50-FPN with two layers? give that one")
+    _check(CLASSES, bias, bias.dim() == 1 and len(bias) > 1)
+    return len(bias) - 1
+
+
 def load_published(detector: nn.Module, state: Mapping[str, Tensor], library: str, *, eps: float = EPS) -> None:
     """Fill our Faster R-CNN R50-FPN; UserError names the first tensor that is missing, surplus or of another shape, and another class count."""
-    weights, own = converted(state, library, eps=eps), detector.state_dict()
-    classes = (own["regions.head.predictor.cls_score.bias"].shape[0], weights.get("regions.head.predictor.cls_score.bias", torch.empty(0)).shape[0])
-    if classes[1] and classes[0] != classes[1]:
-        raise UserError(f"the checkpoint has {classes[1] - 1} classes and the detector {classes[0] - 1}; build the detector for {classes[1] - 1}")
-    for name in sorted(own.keys() | weights.keys()):
-        if name not in own:
-            raise UserError(f"{name}: is in {library}'s checkpoint and not in the detector; is it an R50-FPN with two layers? build that")
-        if name not in weights and not name.endswith(COUNTER):
-            raise UserError(f"{name}: missing from {library}'s checkpoint; is it an R50-FPN with two layers? give that one")
-        if name in weights and weights[name].shape != own[name].shape:
-            raise UserError(f"{name}: has shape {tuple(weights[name].shape)}, the detector {tuple(own[name].shape)}; build the detector for it")
+    named, own = renamed(state, library), detector.state_dict()
+    if CLASSES not in own or STEM not in own:
+        raise UserError(f"{type(detector).__name__}: no Faster R-CNN R50-FPN, so no published one loads into it; build that")
+    _same_classes(named, own)
+    for name in sorted(own.keys() | named.keys()):
+        _placed(name, named, own, library)
+    weights = _converted(named, library, eps)
     detector.load_state_dict({name: weights.get(name, tensor) for name, tensor in own.items()})
     if layout_of(library).caffe:
         stride_first(detector)
+
+
+def _same_classes(named: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    if CLASSES in named and classes_of(named) != classes_of(own):
+        raise UserError(f"the checkpoint has {classes_of(named)} classes and the detector {classes_of(own)}; build it for {classes_of(named)}")
+
+
+def _placed(name: str, named: Mapping[str, Tensor], own: Mapping[str, Tensor], library: str) -> None:
+    """UserError for a tensor that is only in one of both, or there of another shape or kind than here; shapes are as published."""
+    if name not in own:
+        raise UserError(f"{name}: is in {library}'s checkpoint and not in the detector; is it an R50-FPN with two layers? build that")
+    if name not in named:
+        if name.endswith(COUNTER):
+            return
+        raise UserError(f"{name}: missing from {library}'s checkpoint; is it an R50-FPN with two layers? give that one")
+    wanted, tensor = published_shape(name, own[name], layout_of(library)), named[name]
+    if tuple(tensor.shape) != wanted:
+        raise UserError(f"{name}: has shape {tuple(tensor.shape)} in the checkpoint, and {wanted} fits the detector; build the detector for it")
+    if tensor.is_floating_point() != own[name].is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(f"{name}: holds {kind} in the checkpoint; allowed: numbers like those of the detector; give it as it was published")
+
+
+def published_shape(name: str, own: Tensor, layout: Layout) -> tuple[int, ...]:
+    """The shape that a tensor of ours has in a library's checkpoint: without the box of the background where that library has none."""
+    boxes = 4 if layout.background_last and ".predictor.bbox_pred." in name else 0
+    return (own.shape[0] - boxes, *own.shape[1:]) if own.dim() else ()
 
 
 def stride_first(detector: nn.Module) -> None:
@@ -172,7 +223,7 @@ def stride_first(detector: nn.Module) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or a detectron2 .pkl, without running anything that it holds; UserError where it holds none."""
+    """The tensors of a .pth, a .safetensors or a detectron2 .pkl, without running anything that it holds; UserError where it holds none."""
     try:
         found = _read(path)
     except UserError:
@@ -189,6 +240,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
     return load_arrays(path) if path.suffix == ".pkl" else load_torch(path)
 
 

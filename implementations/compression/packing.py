@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -23,6 +23,7 @@ INT8 = "int8"  # with scales
 FAR = 255  # a gap byte that means: 255 further on, and no number here
 PATTERNS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 SIDES = 8  # dimensions at most
+PIECE = 2**16  # bytes of places that are read at a time
 LONGEST = 2**40  # numbers in one tensor that a header may claim; what it may take in memory is the file's to say
 
 
@@ -96,6 +97,8 @@ def spec_of(entry: Mapping[str, Any]) -> Spec:
     known = {"shape", "kind", "layout", "stored", "gaps"}
     if not _count(stored) or not _count(gaps) or stored > prod(shape) or (layout != "index" and gaps) or set(entry) - known:
         raise ValueError("its counts fit no tensor")
+    if gaps > stored + prod(shape) // FAR:  # a number ends each gap, and a further byte stands for 255 places of the tensor
+        raise ValueError("its counts fit no tensor")
     spec = Spec(tuple(shape), str(kind), layout, int(stored), int(gaps))
     if (layout == "dense" and spec.stored != spec.numel) or (kind == INT8 and not shape):
         raise ValueError("its counts fit no tensor")
@@ -114,12 +117,9 @@ def unpack(spec: Spec, data: memoryview) -> tuple[Tensor | Int8, int]:
     if end + 4 * units > len(data):
         raise ValueError("the file ends within it")
     values = np.frombuffer(data[start:end], PATTERNS[spec.width])
-    if spec.layout == "dense":
-        numbers = values.copy()
-    else:
-        places = _places(spec, np.frombuffer(data[:start], np.uint8))
-        numbers = np.zeros(spec.numel, PATTERNS[spec.width])
-        numbers[places] = values
+    numbers = values.copy() if spec.layout == "dense" else np.zeros(spec.numel, PATTERNS[spec.width])
+    if spec.layout != "dense":
+        _fill(numbers, values, spec, np.frombuffer(data[:start], np.uint8))
     kind = torch.int8 if spec.kind == INT8 else KINDS[spec.kind]
     if kind is torch.bool and bool((numbers > 1).any()):
         raise ValueError("it holds a truth value that is neither")
@@ -132,17 +132,27 @@ def unpack(spec: Spec, data: memoryview) -> tuple[Tensor | Int8, int]:
     return Int8(found, scales), end + 4 * units
 
 
-def _places(spec: Spec, where: np.ndarray) -> np.ndarray:
-    if spec.layout == "bitmap":
-        bits = np.unpackbits(where)
-        if bits[spec.numel :].any():
-            raise ValueError("its bitmap is longer than it")
-        places = np.flatnonzero(bits[: spec.numel])
-    else:
-        ahead = np.where(where == FAR, FAR, where.astype(np.int64) + 1)
-        places = (np.cumsum(ahead) - 1)[where != FAR]
-        if len(places) and places[-1] >= spec.numel:
-            raise ValueError("its gaps lead beyond it")
-    if len(places) != spec.stored:
+def _fill(numbers: np.ndarray, values: np.ndarray, spec: Spec, where: np.ndarray) -> None:
+    used = 0
+    for places in _places(spec, where):
+        if used + len(places) > len(values):
+            raise ValueError("it has other numbers than places")
+        numbers[places] = values[used : used + len(places)]
+        used += len(places)
+    if used != len(values):
         raise ValueError("it has other numbers than places")
-    return places
+
+
+def _places(spec: Spec, where: np.ndarray) -> Iterator[np.ndarray]:
+    """Where the numbers stand, by PIECE bytes: all of them at once would take 24 bytes for each that a file claims."""
+    before = -1  # the last place that the gaps so far lead to
+    for first in range(0, len(where), PIECE):
+        piece = where[first : first + PIECE]
+        if spec.layout == "bitmap":
+            places = np.flatnonzero(np.unpackbits(piece)) + 8 * first
+        else:
+            along = before + np.cumsum(np.where(piece == FAR, FAR, piece.astype(np.int64) + 1))
+            places, before = along[piece != FAR], int(along[-1])
+        if len(places) and places[-1] >= spec.numel:
+            raise ValueError("its bitmap is longer than it" if spec.layout == "bitmap" else "its gaps lead beyond it")
+        yield places

@@ -14,7 +14,6 @@ import json
 import lzma
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,19 +153,59 @@ def _expand(compressor: str, data: bytes, length: int) -> bytes:
 
 
 def write_compressed(path: Path, state: State, *, compressor: str = "zstd") -> int:
-    """Write the file, whole or not at all; its length in bytes."""
+    """Write the file, whole and read back equal in every bit, or not at all; its length in bytes.
+
+    UserError for a state that no file can hold, and for a place where none can be written.
+    """
+    storable(path, state)
     data = encode(state, compressor)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with partial.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        _read_back(partial, state)
+        partial.replace(path)
+    except Damaged as error:
+        raise UserError(f"{path}: what was written does not read back ({error}), so it was not kept; store a smaller detector") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return len(data)
+
+
+def storable(path: Path, state: State) -> None:
+    """UserError, before any byte is written, for a place that is none, kinds of numbers that the file does not know, and more than it may hold."""
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        why = "is a folder" if path.is_dir() else "its folder may not be written" if path.absolute().parent.is_dir() else "its folder is not there"
+        raise UserError(f"{path}: {why}; give a file in a folder that is there and may be written")
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.dtype not in packing.KINDS.values():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {name} holds {kind}, which the file does not know; allowed: {', '.join(packing.KINDS)}; convert it")
+    claimed = sum(_claim(tensor) for tensor in state.values())
+    if claimed > LARGEST_BODY:
+        raise UserError(f"{path}: its tensors take {claimed} bytes with their places; allowed: {LARGEST_BODY}; store a smaller detector")
+
+
+def _claim(tensor: Tensor | Int8) -> int:
+    """What a reader sets aside for a tensor, as `packing.Spec.bytes` has it."""
+    values = tensor.values if isinstance(tensor, Int8) else tensor
+    return values.numel() * (values.element_size() + 1)
+
+
+def _read_back(path: Path, wanted: State) -> None:
+    """Damaged where the file does not hold this state by name and in every bit."""
+    found = decode(path.read_bytes())
+    other = next((name for name in (*wanted, *found) if name not in found or name not in wanted or not _same_bits(found[name], wanted[name])), None)
+    if other is not None:
+        raise Damaged(f"{other} is not what it was")
+
+
+def _same_bits(one: Tensor | Int8, other: Tensor | Int8) -> bool:
+    if isinstance(one, Int8) and isinstance(other, Int8):
+        return equal_bits(one.values, other.values) and equal_bits(one.scales, other.scales)
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and equal_bits(one, other)
 
 
 def read_compressed(path: Path) -> dict[str, Tensor | Int8]:
@@ -174,9 +213,9 @@ def read_compressed(path: Path) -> dict[str, Tensor | Int8]:
     try:
         return decode(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a file that write_compressed made") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a file that `leandet compress` made") from error
     except Damaged as error:
-        raise UserError(f"{path}: {error}; give a file as write_compressed made it, or write it again") from error
+        raise UserError(f"{path}: {error}; give a file as `leandet compress` made it, or write it again") from error
 
 
 def save_detector(detector: nn.Module, path: Path, *, compressor: str = "zstd") -> int:

@@ -1,0 +1,400 @@
+"""The commands that make files of detectors: what is stored is what was learnt, bit for bit, and each mistake is one line with exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench import cli
+from bench.assemble import build_detector
+from bench.catalogue import find_paper
+from bench.records import Record, write_record
+from bench.scales import SCALES
+from bench.types import UserError
+from implementations.compression.adopted import GAPS, MARK, adopt, faster_rcnn
+from implementations.compression.blocks import layers_of
+from implementations.compression.checkpoints import load_published, recorded_shapes
+from implementations.compression.model import build_dense, load_source
+from implementations.compression.storage import equal_bits, read_compressed, save_detector
+from implementations.layers.backbones import load_backbone
+
+RUN, PRUNED, LOWERED = "compression.dense.smoke.s0", "compression.both-30.smoke.s0", "compression.int8.smoke.s0"
+CLASSES = 10  # of scenes-v1
+
+
+def end(home, run, detector, status="ok"):
+    """Leave in a run's folder what a finished run leaves."""
+    folder = home / "runs" / run
+    folder.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in detector.state_dict().items()}, folder / "weights.safetensors")
+    paper, row, tier, _ = run.split(".")
+    write_record(Record(run, "train", paper, row, tier, 0, status, "", "digest", {}), folder / "record.json")
+    return folder / "weights.safetensors"
+
+
+def row(key, **inputs):
+    return build_detector(find_paper("compression").row(key), SCALES["smoke"], CLASSES, seed=0, inputs=inputs).eval()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Runs that have ended: a dense detector, one that was pruned, one on int8 kernels; one that failed; one that is still tested."""
+    folder = tmp_path_factory.mktemp("compressing")
+    weights = end(folder, RUN, row("dense"))
+    end(folder, PRUNED, row("both-30", dense=weights))
+    lowered = row("int8", dense=weights)
+    lowered.compression.calibrate(lowered, [torch.rand(3, 64, 64) for _ in range(2)])
+    end(folder, LOWERED, lowered)
+    end(folder, "compression.dense.smoke.s1", row("dense"), status="failed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The bytes of a compressed file."""
+    path = tmp_path_factory.mktemp("stored") / "a.lean"
+    save_detector(row("dense"), path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def leandet(home, monkeypatch, capsys):
+    """A command in this process: (exit code, output, errors)."""
+    monkeypatch.setenv("LEANDET_HOME", str(home))
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["leandet", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def there_and_back(leandet, tmp_path):
+    """What `compress` says of a run, and the weights that `expand` makes of its file."""
+
+    def call(run, *options):
+        code, out, err = leandet("compress", run, tmp_path / "a.lean", *options)
+        assert code == 0, err
+        code, told, err = leandet("expand", tmp_path / "a.lean", tmp_path / "a.safetensors")
+        state = load_file(tmp_path / "a.safetensors")
+        assert code == 0, err
+        assert told.strip() == f"{tmp_path / 'a.safetensors'}: {len(state)} tensors"
+        return out, state
+
+    return call
+
+
+def learnt(home, run=RUN):
+    return load_file(home / "runs" / run / "weights.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name, tensor in one.items() if not equal_bits(tensor, other[name])] == []
+
+
+# ---- compress, expand
+
+
+@pytest.mark.parametrize("run", [RUN, PRUNED, LOWERED])
+def test_without_options_a_run_is_stored_as_it_is(there_and_back, home, tmp_path, run):
+    out, state = there_and_back(run)
+    assert_same(state, learnt(home, run))
+    assert f"true size {(tmp_path / 'a.lean').stat().st_size / 1e6:.4f} MB" in out
+    kernels = {RUN: "dense float32 kernels", PRUNED: "which multiply zeros as they do other numbers", LOWERED: "int8 kernels"}
+    assert out.strip().endswith(kernels[run])
+
+
+@pytest.mark.parametrize("block", ["backbone", "head", "both"])
+def test_the_smallest_share_of_a_block_becomes_zero_and_nothing_else_changes(there_and_back, home, block):
+    out, state = there_and_back(RUN, "--block", block, "--sparsity", "0.4")
+    before = learnt(home)
+    parts = {"backbone": ("backbone.", "neck."), "head": ("regions.",), "both": ("backbone.", "neck.", "regions.")}[block]
+    weights = [name for name, tensor in before.items() if name.startswith(parts) and name.endswith("weight") and tensor.dim() > 1]
+    gone = torch.cat([before[name][state[name] == 0].abs() for name in weights])
+    kept = torch.cat([before[name][state[name] != 0].abs() for name in weights])
+    assert len(gone) == round(0.4 * (len(gone) + len(kept)))
+    assert gone.max() <= kept.min()
+    masked = {name: tensor * (state[name] != 0) if name in weights else tensor for name, tensor in before.items()}
+    assert [name for name, tensor in masked.items() if not torch.equal(tensor, state[name])] == []
+    learning = sum(int((state[name] != 0).sum()) for name, _ in row("dense").named_parameters())
+    assert f"arithmetic size {4e-6 * learning:.4f} MB" in out
+
+
+def test_8_bit_weights_are_stored_in_a_byte_each(there_and_back, home, tmp_path):
+    _, state = there_and_back(RUN, "--precision", "int8 weights")
+    before = learnt(home)
+    for name, tensor in before.items():
+        if name.endswith("weight") and tensor.dim() > 1:
+            assert (state[name] - tensor).flatten(1).abs().amax(1).le(tensor.flatten(1).abs().amax(1) / 127 * 0.51).all(), name
+        else:
+            assert equal_bits(state[name], tensor), name
+    assert (tmp_path / "a.lean").stat().st_size < 0.3 * sum(4 * tensor.numel() for tensor in before.values())
+
+
+def test_int8_is_calibrated_on_the_runs_images_after_what_its_row_did(there_and_back):
+    """A row that is pruned gets its precision on top, with 30 % of zeros still there."""
+    out, state = there_and_back(PRUNED, "--precision", "int8", "--images", "3")
+    assert out.strip().endswith("int8 kernels")
+    ranges = [tensor for name, tensor in state.items() if name.endswith(".ranges")]
+    assert len(ranges) == 4
+    assert all(bool(each.isfinite().all()) for each in ranges)
+    weights = torch.cat([t.flatten() for n, t in state.items() if n.endswith("weight") and t.dim() > 1 and not n.startswith("rpn.")])
+    assert 0 <= int((weights == 0).sum()) - round(0.3 * len(weights)) < 0.1 * len(weights)
+
+
+def test_units_that_are_zero_are_taken_out(there_and_back, home):
+    """Half of all units of both layers of the head, the smallest first; of a layer that is zero one unit stays."""
+    out, state = there_and_back(RUN, "--kind", "units", "--block", "head", "--sparsity", "0.5", "--remove")
+    before = learnt(home)
+    norms = [before[f"regions.head.{name}.weight"].norm(dim=1) for name in ("fc6", "fc7")]
+    limit = torch.cat(norms).median()
+    left = [max(1, int((each > limit).sum())) for each in norms]
+    assert list(state["regions.head.fc6.weight"].shape) == [left[0], before["regions.head.fc6.weight"].shape[1]]
+    assert list(state["regions.head.fc7.weight"].shape) == left[::-1]
+    assert state["regions.head.predictor.cls_score.weight"].shape[1] == left[1]
+    assert out.strip().endswith("smaller float32 layers")
+
+
+def test_other_papers_detectors_are_stored_too(home, there_and_back):
+    detector = build_detector(find_paper("condensing").row("k16-l5"), SCALES["smoke"], CLASSES, seed=0).eval()
+    end(home, "condensing.k16-l5.smoke.s0", detector)
+    _, state = there_and_back("condensing.k16-l5.smoke.s0", "--sparsity", "0.2")
+    weights = torch.cat([state[f"{layer.name}.weight"].flatten() for layer in layers_of(detector, "both")])
+    assert int((weights == 0).sum()) == round(0.2 * len(weights))
+
+
+MISTAKES = [
+    (f"compress {RUN} OUT --sparsity 1.5", "--sparsity '1.5'", "allowed: a number from 0 to 1"),
+    (f"compress {RUN} OUT --sparsity abc", "--sparsity 'abc'", "give 0.3 for 30 %"),
+    (f"compress {RUN} OUT --sparsity nan", "--sparsity 'nan'", "give 0.3 for 30 %"),
+    (f"compress {RUN} OUT --sparsity=-0.1", "--sparsity '-0.1'", "give 0.3 for 30 %"),
+    (f"compress {RUN} OUT --block neck", "--block 'neck'", "backbone, head, both"),
+    (f"compress {RUN} OUT --kind rows", "--kind 'rows'", "weights, units"),
+    (f"compress {RUN} OUT --precision int4", "--precision 'int4'", "float32, int8 weights, int8"),
+    (f"compress {RUN} OUT --precision int8 --images 0", "--images 0: no images to calibrate on", "allowed: 1 or more, 64 are usual"),
+    (f"compress {RUN} OUT --remove", "--remove with --kind weights", "--kind units"),
+    ("compress compression.dense.smoke.s2 OUT", "has no weights here", "next: leandet run compression.dense.smoke.s2"),
+    ("compress compression.dense.smoke.s1 OUT", "is not finished here", "next: leandet run compression.dense.smoke.s1"),
+    ("compress compression.nope.smoke.s0 OUT", "'nope'", "allowed"),
+    ("compress compression.dense OUT", "compression.dense: allowed", "a run's id"),
+    (f"compress {RUN}@fused OUT", "allowed", "a run's id"),
+    ("compress nowhere.safetensors OUT", "nowhere.safetensors: cannot be read", "give a file that exists"),
+    ("compress nowhere.safetensors OUT --precision int8", "no images to calibrate nowhere.safetensors on", "--data train="),
+    (f"compress {RUN} nowhere/a.lean", "nowhere/a.lean: its folder is not there", "give a file"),
+    (f"compress {PRUNED} OUT --sparsity 0.5", "two prunings", "prune once"),
+    (f"compress {LOWERED} OUT --sparsity 0.5", "compressed already (int8)", "leave the options out"),
+    (f"compress {PRUNED} OUT --kind units --remove", "pruned one by one", "leave --remove out"),
+    ("expand nowhere.lean OUT.safetensors", "nowhere.lean: cannot be read", "leandet compress"),
+    ("expand cut.lean OUT.safetensors", "cut.lean: its SHA-256 does not fit", "leandet compress"),
+    ("expand changed.lean OUT.safetensors", "changed.lean: its SHA-256 does not fit", "write it again"),
+    ("expand other.lean OUT.safetensors", "other.lean: it does not begin", "leandet compress"),
+    ("expand whole.lean OUT.pth", "OUT.pth: allowed: a name that ends in .safetensors", "give one"),
+    ("expand whole.lean nowhere/a.safetensors", "nowhere/a.safetensors: its folder is not there", "give a file"),
+    ("expand same.safetensors same.safetensors", "is the file that is read", "give another name"),
+    ("adopt keras cut.lean OUT.safetensors", "'keras'", "torchvision, detectron2, mmdet"),
+    ("adopt mmdet cut.lean OUT.safetensors", "cut.lean: holds no plain tensors", "as it was published"),
+    ("adopt mmdet nowhere.pth OUT.safetensors", "nowhere.pth: cannot be read", "give a file that exists"),
+    ("adopt mmdet cut.lean OUT", "OUT: allowed: a name that ends in .safetensors", "give one"),
+]
+
+
+@pytest.mark.parametrize(("words", "named", "allowed"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_leaves_nothing(leandet, stored, tmp_path, monkeypatch, words, named, allowed):  # noqa: PLR0917 - fixtures
+    if words.startswith("expand"):
+        changed = stored[:5000] + bytes([stored[5000] ^ 1]) + stored[5001:]
+        for name, data in {"whole": stored, "cut": stored[:-7], "changed": changed, "other": b"PK\x03\x04"}.items():
+            (tmp_path / f"{name}.lean").write_bytes(data)
+    (tmp_path / "cut.lean").touch()
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = leandet(*words.split())
+    assert code == 2, out + err
+    assert len(err.strip().splitlines()) == 1
+    assert named in err
+    assert allowed in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_int8_kernels_or_torch_pruning_the_next_step_is_said(leandet, monkeypatch, tmp_path):
+    monkeypatch.setattr("implementations.compression.int8.ENGINE", "abacus")
+    code, _, err = leandet("compress", RUN, tmp_path / "a.lean", "--precision", "int8")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"{RUN}: this torch has no abacus int8 kernels; next: run on an x86 CPU" in err
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    code, _, err = leandet("compress", RUN, tmp_path / "a.lean", "--kind", "units", "--sparsity", "0.3", "--remove")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "next: pip install torch-pruning" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_that_int8_kernels_cannot_run_is_one_line(home, leandet, tmp_path):
+    """POD's sampling layer reads the weights of the convolution that it moves."""
+    run = "pod.c4-r50-gsl.smoke.s0"
+    end(home, run, build_detector(find_paper("pod").row("c4-r50-gsl"), SCALES["smoke"], CLASSES, seed=0).eval())
+    code, _, err = leandet("compress", run, tmp_path / "a.lean", "--precision", "int8", "--images", "1")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"{run}: this TwoStage does not run on int8 kernels" in err
+    assert "next: --precision 'int8 weights'" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_cut_are_one_line(home, leandet, tmp_path):
+    path = end(home, "compression.dense.smoke.s3", row("dense"))
+    path.write_bytes(path.read_bytes()[:-100])
+    code, _, err = leandet("compress", "compression.dense.smoke.s3", tmp_path / "a.lean")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "compression.dense.smoke.s3: its weights cannot be read" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_file_of_before(leandet, monkeypatch, tmp_path):
+    (tmp_path / "a.lean").write_bytes(b"of before")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    code, _, err = leandet("compress", RUN, tmp_path / "a.lean")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "No space left on device" in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.lean": b"of before"}
+
+
+# ---- adopt
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """torchvision's checkpoint as it is saved, of as many numbers as COCO's has."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("published") / "coco.pth"
+    torch.save(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91).state_dict(), path)
+    return path
+
+
+def test_a_published_checkpoint_becomes_a_file_that_a_detector_reads(leandet, published, tmp_path):
+    """As many tensors as ours has, each that of the checkpoint; the line that says what next names a function that reads them."""
+    out = tmp_path / "ours.safetensors"
+    code, said, err = leandet("adopt", "torchvision", published, out)
+    assert code == 0, err
+    assert f"ours.safetensors: {len(load_file(out))} tensors of 90 classes; next: leandet measure python:{faster_rcnn.__module__}:faster_rcnn" in said
+    wanted = build_dense(faster_rcnn_request(90))
+    load_published(wanted, torch.load(published, weights_only=True), "torchvision")
+    assert_same(load_file(out), dict(wanted.state_dict()))
+    found = faster_rcnn(out, size=(64, 96))
+    assert_same(dict(found.state_dict()), dict(wanted.state_dict()))
+    assert (found.config.shorter, found.config.longer, found.weights_from) == (64, 96, "ours.safetensors")
+    with pytest.raises(UserError, match=r"ours\.safetensors: of 90 classes and the data has 3"):
+        faster_rcnn(out, classes=3)
+
+
+def faster_rcnn_request(classes):
+    from bench.spec import Request, Setting
+
+    return Request(Setting("coco", classes, 800, 1333, "R50"), SCALES["paper"], classes)
+
+
+def test_the_gaps_in_torchvisions_numbers_are_left_out_where_80_are_asked_for(published):
+    state = torch.load(published, weights_only=True)
+    found = adopt("torchvision", published, classes=80)
+    real = [number for number in range(1, 91) if number not in GAPS]
+    assert len(real) == 80
+    scores, boxes = (found.regions.head.predictor.get_submodule(name).weight for name in ("cls_score", "bbox_pred"))
+    theirs = [state[f"roi_heads.box_predictor.{name}.weight"] for name in ("cls_score", "bbox_pred")]
+    for ours, number in enumerate([0, *real]):
+        assert torch.equal(scores[ours], theirs[0][number])
+        assert torch.equal(boxes[4 * ours : 4 * ours + 4], theirs[1][4 * number : 4 * number + 4])
+
+
+def test_the_gaps_are_those_of_torchvisions_own_list():
+    from torchvision.models._meta import _COCO_CATEGORIES
+
+    assert [number for number, name in enumerate(_COCO_CATEGORIES) if name == "N/A"] == list(GAPS)
+
+
+def test_the_backbone_alone_is_what_init_takes(leandet, published, tmp_path):
+    out = tmp_path / "body.safetensors"
+    code, said, err = leandet("adopt", "torchvision", published, out, "--backbone")
+    assert code == 0, err
+    assert f"--init {out}" in said
+    detector = build_dense(faster_rcnn_request(3))
+    load_backbone(detector, out)
+    state = torch.load(published, weights_only=True)
+    assert_same(
+        dict(detector.backbone.state_dict()), {name[14:]: t for name, t in state.items() if name.startswith("backbone.body.")} | counters(out)
+    )
+
+
+def counters(path):
+    return {name.removeprefix("backbone."): t for name, t in load_file(path).items() if name.endswith("num_batches_tracked")}
+
+
+def test_detectron2s_stride_travels_with_its_weights(leandet, tmp_path):
+    """No detector of ours that strides elsewhere takes them."""
+    torch.manual_seed(0)
+    state = {name: torch.rand(shape) * 0.01 for name, shape in recorded_shapes("detectron2").items()}
+    torch.save({"model": state}, tmp_path / "d2.pth")
+    code, _, err = leandet("adopt", "detectron2", tmp_path / "d2.pth", tmp_path / "ours.safetensors")
+    assert code == 0, err
+    found = faster_rcnn(tmp_path / "ours.safetensors")
+    first = found.backbone.layer2[0]
+    assert (first.conv1.stride[0], first.conv2.stride[0]) == (2, 1)
+    with pytest.raises(UserError, match=MARK):
+        load_source(build_dense(faster_rcnn_request(80)), tmp_path / "ours.safetensors")
+    code, _, err = leandet("adopt", "detectron2", tmp_path / "d2.pth", tmp_path / "body.safetensors", "--backbone")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "adopt the whole detector" in err
+    assert not (tmp_path / "body.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("library", "change", "named"),
+    [
+        ("torchvision", {"roi_heads.box_head.fc6.bias": None}, "regions.head.fc6.bias: missing"),
+        ("torchvision", {"mask.weight": torch.zeros(1)}, "mask.weight: no tensor of torchvision"),
+        ("torchvision", {"backbone.body.conv1.weight": torch.zeros(64, 1, 7, 7)}, "backbone.conv1.weight: has shape (64, 1, 7, 7)"),
+        ("torchvision", {"roi_heads.box_predictor.cls_score.bias": torch.zeros(())}, "cls_score.bias: has shape ()"),
+        ("torchvision", {"roi_heads.box_predictor.cls_score.bias": None}, "cls_score.bias: missing"),
+        ("mmdet", {}, "no tensor of mmdet"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(leandet, published, tmp_path, library, change, named):  # noqa: PLR0917 - fixtures
+    state = torch.load(published, weights_only=True) | change
+    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "odd.pth")
+    code, _, err = leandet("adopt", library, tmp_path / "odd.pth", tmp_path / "ours.safetensors", "--classes", "90")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"{tmp_path / 'odd.pth'}: " in err
+    assert named in err
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_another_class_count_is_one_line(leandet, published, tmp_path):
+    code, _, err = leandet("adopt", "torchvision", published, tmp_path / "ours.safetensors", "--classes", "20")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "it has 90 classes, and --classes says 20" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_is_adopted_is_measured_and_compressed(leandet, published, tmp_path):
+    """At its own size: half a minute of multiply-adds."""
+    ours, file = tmp_path / "ours.safetensors", tmp_path / "ours.lean"
+    assert leandet("adopt", "torchvision", published, ours, "--classes", "80")[0] == 0
+    name = f"python:{faster_rcnn.__module__}:faster_rcnn"
+    code, out, err = leandet("measure", name, "--weights", ours, "--quick", "--threads", "1", "--size", "160x160", "--csv", "-")
+    assert code == 0, err
+    assert "faster-rcnn-ours" in out
+    code, out, err = leandet("compress", ours, file, "--block", "backbone", "--sparsity", "0.3")
+    assert code == 0, err
+    assert_same(
+        {name: t for name, t in read_compressed(file).items() if name.startswith("rpn.")},
+        {n: t for n, t in load_file(ours).items() if n.startswith("rpn.")},
+    )
