@@ -11,7 +11,10 @@ from bench.cli_app import DataText, app, say
 
 @app.command()
 def compress(  # noqa: PLR0913, PLR0917 - a command's options are its words
-    run: Annotated[str, typer.Argument(help="A finished run's id, as in compression.dense.proxy.s0, or a .safetensors that `leandet adopt` made.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="A finished run's id, a .safetensors that `leandet adopt` made, or PAPER.ROW: random weights at the paper's scale."),
+    ],
     file: Annotated[str, typer.Argument(help="The compressed file to write.")],
     block: Annotated[str, typer.Option("--block", help="What is pruned: both, backbone or head.")] = "both",
     sparsity: Annotated[str, typer.Option("--sparsity", help="The share of the block's weights or units that becomes zero, 0 to 1.")] = "0",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ARTEFACTS, ADOPTED = "implementations.compression.artefacts", "implementations.compression.adopted"  # found by name: bench imports no implementation
 PLAIN = ".safetensors"
+SOURCES = f"a run's id, as in compression.dense.proxy.s0, a {PLAIN} that `leandet adopt` made, or PAPER.ROW at the paper's scale"
 MEASURES = f"leandet measure python:{ADOPTED}:faster_rcnn --weights"
 
 
@@ -40,12 +41,15 @@ class Sizes:
     macs_g: float
     effective_macs_g: float  # without the products by zeros
     kernels: str  # what runs, in words
+    random: bool  # whether the weights are those of a row that nobody trained, at the paper's scale
 
     @property
     def told(self) -> tuple[str, ...]:
         """In lines."""
         ratio = f", {self.stored_mb / self.arithmetic_mb:.3f} of that" if self.arithmetic_mb else ""
+        note = ("weights: random, at the paper's scale; learnt ones take other bytes, as a compressor finds other patterns in them",)
         return (
+            *(note if self.random else ()),
             f"arithmetic size {self.arithmetic_mb:.4f} MB (parameters that are not zero x bits)",
             f"true size {self.stored_mb:.4f} MB{ratio}; read back equal bit for bit",
             f"multiply-adds {self.macs_g:.4f} G dense, {self.effective_macs_g:.4f} G without zeros (one image, {ROIS} RoIs); kernels: {self.kernels}",
@@ -53,14 +57,15 @@ class Sizes:
 
 
 def compress_file(name: str, out: str, wish: Mapping[str, Any], data: str) -> Sizes:
-    """Store a finished run's detector (or a file that `adopt_file` wrote), compressed as `wish` says (artefacts.Wish); what it then takes.
+    """Store a finished run's detector (or a file that `adopt_file` wrote, or a row at the paper's scale), compressed as `wish` says (artefacts.Wish).
 
     UserError, in one line, before anything is written, for whatever cannot be.
     """
     writable("FILE", out)
     artefacts: Any = importlib.import_module(ARTEFACTS)
     plan = artefacts.plan_of(artefacts.Wish(**wish))
-    detector, learning = _adopted(name, data, plan.precision) if name.endswith(PLAIN) else _of_run(name, data)
+    plain, row = name.endswith(PLAIN), name.count(".") == 1
+    detector, learning = _adopted(name, data, plan.precision) if plain else _of_row(name, plan.precision) if row else _of_run(name, data)
     try:
         artefacts.compressed(detector, plan)
     except Unavailable as reason:
@@ -69,7 +74,9 @@ def compress_file(name: str, out: str, wish: Mapping[str, Any], data: str) -> Si
         _calibrate(name, detector, learning)
     cost, done = compressed_cost(detector), detector.compression
     length = artefacts.store(detector, Path(out))
-    return Sizes(arithmetic_mb(detector, done.bits[0]), length / 1e6, cost.dense.macs / 1e9, cost.effective.macs / 1e9, done.kernels)
+    return Sizes(
+        arithmetic_mb(detector, done.bits[0]), length / 1e6, cost.dense.macs / 1e9, cost.effective.macs / 1e9, done.kernels, row and not plain
+    )
 
 
 def _calibrate(name: str, detector: Any, learning: Split) -> None:
@@ -87,7 +94,7 @@ def _of_run(name: str, data: str) -> tuple[Any, Split]:
     """A finished run's detector with its weights, and its training images."""
     subject = find_subject(name, "proxy", data)
     if subject.kind != "run" or subject.form:
-        raise UserError(f"{name}: allowed: a run's id, as in compression.dense.proxy.s0, or a {PLAIN} that `leandet adopt` made")
+        raise UserError(f"{name}: allowed: {SOURCES}")
     run = run_of(subject, data)
     record = places.run_folder(run.id) / RECORD
     if not record.exists() or read_record(record).status != "ok":
@@ -97,6 +104,19 @@ def _of_run(name: str, data: str) -> tuple[Any, Split]:
         return build(subject, data, len(learning.classes)), learning
     except SafetensorError as error:
         raise UserError(f"{name}: its weights cannot be read ({error}); delete {record.parent}, then: leandet run {name}") from error
+
+
+def _of_row(name: str, precision: str) -> tuple[Any, None]:
+    """A row's detector at the paper's scale with random weights: what its file takes, as far as that is a matter of shapes and zeros."""
+    subject = find_subject(name, "paper")
+    if subject.kind != "row" or subject.form:
+        raise UserError(f"{name}: allowed: {SOURCES}")
+    if precision == "int8":
+        raise UserError(f"--precision int8: {name} has learnt from no images that it could be calibrated on; next: --precision 'int8 weights'")
+    try:
+        return build(subject, "", 0), None
+    except Unavailable as reason:
+        raise UserError(f"{name}: {reason}") from reason
 
 
 def _adopted(name: str, data: str, precision: str) -> tuple[Any, Split | None]:
