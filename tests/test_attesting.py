@@ -15,6 +15,6 @@ def test_a_replay_starts_from_what_its_run_started_from_on_whatever_scenes_it_le
         "light_head.align.proxy.scenes-v1-crowded.s0": ["pretrain.R101.proxy.s0", "light_head.body-b2.proxy.s0"],
         # the run that a plateau proof continues is not needed: its record is
         "light_head.align.proxy.s0.plateau": ["pretrain.R101.proxy.s0", "light_head.body-b2.proxy.s0"],
-        "compression.both-30.proxy.s0": ["pretrain.R50.proxy.s0", "compression.dense.proxy.s0"],
+        "compression.both-30.proxy.s0": ["pretrain.R50.proxy.s0", "compression.body.proxy.s0", "compression.dense.proxy.s0"],
     }
     assert {name: [each.id for each in _inputs(runs[name], runs)] for name in wanted} == wanted
