@@ -13,6 +13,7 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -80,10 +81,18 @@ def _trained(run: Run, row: Row, classes: int) -> Any:
     inputs = {key: folder / WEIGHTS for key, folder in folders.items() if (folder / WEIGHTS).exists()}
     detector = build_detector(row, SCALES[run.tier], classes, seed=run.seed, inputs=MappingProxyType(inputs))
     try:
-        detector.load_state_dict(load_file(places.run_folder(run.id) / WEIGHTS))
+        detector.load_state_dict(_stored(places.run_folder(run.id) / WEIGHTS, run.id))
     except RuntimeError as error:
         raise UserError(f"{run.id}: its weights are not of these data's {classes} classes; give --data with the classes that it learnt") from error
     return detector
+
+
+def _stored(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a run's file of weights; UserError for one that is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete its folder; next: leandet run {name}") from error
 
 
 def _made(name: str) -> Any:

@@ -222,3 +222,14 @@ def test_conditions_that_cannot_be_leave_no_record(sampling: Path) -> None:
     with pytest.raises(UserError, match="graphs are exported in float32"):
         deploy(f"{GSL}@onnx", Conditions(threads=1, device="cpu", precision="bfloat16"))
     assert not sampling.exists()
+
+
+def test_a_cut_file_of_weights_is_said_in_a_line(home: Path) -> None:
+    path = home / "runs" / RUN / "weights.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(UserError, match=rf"weights\.safetensors: cannot be read .* next: leandet run {RUN}"):
+            deploy(RUN, ONE)
+    finally:
+        path.write_bytes(whole)
