@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 
 from bench import places
@@ -100,10 +99,7 @@ def _of_run(name: str, data: str) -> tuple[Any, Split]:
     if not record.exists() or read_record(record).status != "ok":
         raise UserError(f"{name}: is not finished here; next: leandet run {name}")
     learning = open_split(run.data, "train")
-    try:
-        return build(subject, data, len(learning.classes)), learning
-    except SafetensorError as error:
-        raise UserError(f"{name}: its weights cannot be read ({error}); delete {record.parent}, then: leandet run {name}") from error
+    return build(subject, data, len(learning.classes)), learning
 
 
 def _of_row(name: str, precision: str) -> tuple[Any, None]:

@@ -92,7 +92,7 @@ def _stored(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete its folder; next: leandet run {name}") from error
+        raise UserError(f"{name}: its weights cannot be read ({error}); delete {path.parent}, then: leandet run {name}") from error
 
 
 def _made(name: str) -> Any:

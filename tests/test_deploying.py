@@ -229,7 +229,7 @@ def test_a_cut_file_of_weights_is_said_in_a_line(home: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        with pytest.raises(UserError, match=rf"weights\.safetensors: cannot be read .* next: leandet run {RUN}"):
+        with pytest.raises(UserError, match=rf"{RUN}: its weights cannot be read .* then: leandet run {RUN}"):
             deploy(RUN, ONE)
     finally:
         path.write_bytes(whole)
