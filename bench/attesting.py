@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bench import machine, places
 from bench.campaign import here, images_of
 from bench.catalogue import built
+from bench.gather import record_files
 from bench.orders import remaining, with_needs
 from bench.plan import Choice, Run, everything
 from bench.records import Record, read_record
@@ -66,7 +67,7 @@ def _files(name: str) -> list[Path]:
 
 def _records() -> list[Record]:
     folders = [places.committed_records(), places.runs()]
-    paths = [path for folder in folders if folder.exists() for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".")]
+    paths = [path for folder in folders if folder.exists() for path in record_files(folder)]
     return [record for record in map(read_record, paths) if record.kind in LEARNT and record.status == "ok"]
 
 

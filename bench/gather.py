@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.types import GroundTruth, Predictions
 
 SAMPLES = 1000
+DERIVED = "derived.json"  # bench.derive's, which loads torch
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,14 @@ class Stored:
     predictions: Path | None
 
 
+def record_files(folder: Path) -> tuple[Path, ...]:
+    """The files below a folder that hold a record, by path: NAME.json, or a run's record.json; what a Derive step kept beside it is none."""
+    return tuple(path for path in sorted(folder.rglob("*.json")) if not path.name.startswith(".") and path.name != DERIVED)
+
+
 def read_stored(folder: Path) -> tuple[Stored, ...]:
     """Every record below a folder, by path: NAME.json beside NAME.parquet, or record.json beside predictions.parquet."""
-    return tuple(_stored(path) for path in sorted(folder.rglob("*.json")) if not path.name.startswith("."))
+    return tuple(_stored(path) for path in record_files(folder))
 
 
 def _stored(path: Path) -> Stored:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stored_runs import write_runs
 
-from bench import gather
+from bench import derive, gather
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
 from bench.evidence import Evidence
@@ -38,6 +38,14 @@ def test_records_are_read_with_the_predictions_beside_them(folder, tmp_path):
     write_record(record, tmp_path / "alone" / "record.json")
     (alone,) = gather.read_stored(tmp_path)
     assert (alone.record, alone.predictions) == (record, None)
+
+
+def test_what_a_derive_step_kept_beside_a_record_is_no_record(folder, tmp_path):
+    assert gather.DERIVED == derive.DERIVED
+    write_record(gather.read_stored(folder)[0].record, tmp_path / "run" / "record.json")
+    derive.keep({"scale_averages": {"val": {"R31_h": 1.5}}}, tmp_path / "run")
+    assert (tmp_path / "run" / derive.DERIVED).exists()
+    assert len(gather.read_stored(tmp_path)) == 1
 
 
 def test_a_difference_is_that_of_the_scores_and_turns_when_weights_are_swapped(folder):
