@@ -145,7 +145,7 @@ def _saved(question: _Question, tier: str) -> str:
     """What the head saves at the scale at which the accuracy was measured."""
     row = question.row
     share = question.evidence.saved_here(row.key, row.reference, tier) if tier and tier != "paper" else None
-    return "" if share is None else f"; at this scale its head has {abs(share):.0f} % {'fewer' if share >= 0 else 'more'} parameters"
+    return "" if share is None or round(share) == 0 else f"; at this scale its head has {abs(share):.0f} % {'fewer' if share >= 0 else 'more'} parameters"
 
 
 def _reference(question: _Question, tier: str, measured: float | None) -> _Finding:
@@ -171,7 +171,7 @@ def _accuracy_ruling(question: _Question) -> verdicts.Ruling:
         return obstacle[0], obstacle[1] if obstacle[0] == "not attempted" else f"{said}; {obstacle[1]}"
     found = evidence.difference(row.key, row.reference, measure)
     if found is None:
-        why = "no paired predictions of both are stored" if measure in PAIRED else "differences by an object's size are not resampled"
+        why = "no paired predictions of both are stored" if measure in PAIRED else "differences of AP and VOC AP50 alone are resampled"
         return "undecided", f"{said}; {why}"
     word, reason = verdicts.difference(found.interval, printed)
     return word, f"{said}; {reason}, {found.seeds} seeds"

@@ -211,6 +211,8 @@ def test_what_the_head_saves_at_the_small_scale_stands_beside_its_accuracy():
     assert cell(found, "k16-l5", "mAP", "T2").reason.endswith("at this scale its head has 40 % fewer parameters")
     assert cell(found, "svd", "mAP").reason.endswith("at this scale its head has 20 % more parameters")
     assert "scale" not in cell(judged(pair()), "k16-l5", "mAP", "T2").reason
+    equal = [run(key, context={"data": "scenes-v1", "head_params_m": 1.0}) for key in ("k16-l5", "fpn-r50")]
+    assert "parameters" not in cell(judged(equal), "k16-l5", "mAP", "T2").reason, "0 % fewer says nothing"
 
 
 def test_a_quoted_row_and_a_column_left_out_say_why():
