@@ -130,13 +130,17 @@ def named(paper: str, row: str, tier: str) -> str:
 
 
 def ranked(found: Iterable[Line]) -> tuple[Line, ...]:
-    """The lines in their order, each with the places that its interval leaves open; what other lines miss moves none."""
+    """The lines in their order, each with the places that its interval leaves open; what other lines miss moves none.
+
+    Tiers and data of which no line has an interval come after those that rank.
+    """
+    lines = tuple(found)
     groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
-    ordered = sorted(found, key=_place)
-    for line in ordered:
+    for line in lines:
         if not isnan(line.ap_low):
             groups[line.tier, line.data].append(line)
-    return tuple(_between(line, groups[line.tier, line.data]) for line in ordered)
+    ordered = sorted(lines, key=lambda line: ((line.tier, line.data) not in groups, *_place(line)))
+    return tuple(_between(line, groups.get((line.tier, line.data), ())) for line in ordered)
 
 
 def _between(line: Line, group: Sequence[Line]) -> Line:

@@ -145,7 +145,9 @@ def _saved(question: _Question, tier: str) -> str:
     """What the head saves at the scale at which the accuracy was measured."""
     row = question.row
     share = question.evidence.saved_here(row.key, row.reference, tier) if tier and tier != "paper" else None
-    return "" if share is None or round(share) == 0 else f"; at this scale its head has {abs(share):.0f} % {'fewer' if share >= 0 else 'more'} parameters"
+    if share is None or round(share) == 0:
+        return ""
+    return f"; at this scale its head has {abs(share):.0f} % {'fewer' if share >= 0 else 'more'} parameters"
 
 
 def _reference(question: _Question, tier: str, measured: float | None) -> _Finding:

@@ -93,6 +93,11 @@ def test_rows_of_other_records_are_ranked_within_their_tier_and_data():
     assert [(line.row, line.rank) for line in found] == [("c", 1), ("b", 1), ("a", 2)]
 
 
+def test_a_tier_of_single_seeds_comes_after_those_that_rank():
+    found = lines([*seeds("a", 9.9, 10.1), run("b", ap=50.0), run("c", ap=90.0, tier="real"), cost("d")])
+    assert [line.row for line in found] == ["b", "a", "c", "d"]
+
+
 def test_the_csv_holds_the_schema_and_reads_back():
     text = as_csv(lines([run("a", seed, 50.0 + seed) for seed in range(2)] + [cost("a"), cost("b")])).decode()
     rows = list(csv.DictReader(io.StringIO(text)))
