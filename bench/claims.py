@@ -303,11 +303,13 @@ class Case:
         return Verdict("not attempted" if measured is None else "reproduced" if met else "deviates", measured, f"its table agrees{said}")
 
     def _spreads(self, row: str) -> dict[str, float]:
-        """Per cent, by block and direction, of what a row's first run learnt."""
-        runs = self.evidence.runs(row, self.evidence.tier(row))
-        values = runs[0].values if runs else {}
-        names = [name for name in values if name.startswith("R") and f"{DEVIATION}{name}" in values]
-        return {f"{row} {name}": _spread(values[name], values[f"{DEVIATION}{name}"]) for name in names}
+        """Per cent, by seed, block and direction, of what a row's runs learnt."""
+        return {
+            f"{row} s{run.seed} {name}": _spread(value, run.values[f"{DEVIATION}{name}"])
+            for run in self.evidence.runs(row, self.evidence.tier(row))
+            for name, value in run.values.items()
+            if name.startswith("R") and f"{DEVIATION}{name}" in run.values
+        }
 
     def learnt(self, index: int, table: str, row: str, measures: Sequence[str]) -> Verdict:
         """Numbers that a net learnt, in the sentence's order; only the paper's own scale can bear them out."""

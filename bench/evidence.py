@@ -156,8 +156,8 @@ class Evidence:
     def obstacle(self, rows: tuple[str, ...], measure: str, claimed: float) -> Ruling | None:
         """Why the accuracy of these rows decides nothing yet, the first reason found; None where they may be compared."""
         tier = self.tier(rows[0])
-        for row in rows:
-            found = self._missing(row, tier, rows) or self._stale(row, tier, rows) or self._young(row, tier, measure, claimed)
+        missing, stale = ([look(row, tier, rows) for row in rows] for look in (self._missing, self._stale))
+        for found in (*missing, *stale, *(self._young(row, tier, measure, claimed) for row in rows)):
             if found:
                 return found
         seeds = min(len(self.runs(row, tier, *rows)) for row in rows)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import RUNS, data_of
+from bench.evidence import MAIN, RUNS, data_of
 from bench.records import machine_of
 from bench.spec import TIERS
 from bench.verdicts import WORDS
@@ -64,7 +64,7 @@ class Line:
     commit: str
     leandet: str  # versions that made the first seed's run
     torch: str
-    outcomes: str  # of this row's published cells, counted: "reproduced 3; undecided 1"
+    outcomes: str  # of this row's published cells where they are judged, counted: "reproduced 3; undecided 1"
 
 
 def lines(records: Iterable[Record], outcomes: Iterable[Outcome] = ()) -> tuple[Line, ...]:
@@ -79,7 +79,7 @@ def lines(records: Iterable[Record], outcomes: Iterable[Outcome] = ()) -> tuple[
     ran = {(paper, row) for paper, row, *_ in groups}
     groups.update({(*pair, "", "", ""): [] for pair in costs if pair not in ran})
     counts = _counts(outcomes)
-    return ranked([_line(key, group, costs.get(key[:2]), counts.get(key[:2], "")) for key, group in groups.items()])
+    return ranked([_line(key, group, costs.get(key[:2]), counts(key)) for key, group in groups.items()])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -117,11 +117,21 @@ def _mean(records: Sequence[Record], measure: str) -> float:
     return fmean(values) if values and len(values) == len(records) else nan
 
 
-def _counts(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], str]:
-    counted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+def _counts(outcomes: Iterable[Outcome]) -> Callable[[Key], str]:
+    """A line's outcomes, counted: all of its row's where published cells are judged, elsewhere those that this tier has decided."""
+    counted: dict[tuple[str, str], Counter[tuple[str, str]]] = defaultdict(Counter)
     for outcome in outcomes:
-        counted[outcome.paper, outcome.key][outcome.outcome] += 1
-    return {pair: "; ".join(f"{word} {words[word]}" for word in WORDS if words[word]) for pair, words in counted.items()}
+        counted[outcome.paper, outcome.key][outcome.outcome, outcome.tier] += 1
+
+    def of(key: Key) -> str:
+        paper, row, tier, data, _ = key
+        judged, variant = tier in {"", "paper"} or (tier, data) == ("proxy", MAIN), tier == "proxy"
+        words: Counter[str] = Counter()
+        for (word, at), count in counted[paper, row].items():
+            words[word] += count if judged or (at == tier and not variant) else 0
+        return "; ".join(f"{word} {words[word]}" for word in WORDS if words[word])
+
+    return of
 
 
 def named(paper: str, row: str, tier: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench import verdicts
@@ -134,9 +135,9 @@ def _accuracy(question: _Question) -> _Finding:
     tier = evidence.tier(row.key)
     if not row.reference:
         return _reference(question, tier, evidence.mean(row.key, tier, measure))
-    measured, other = evidence.mean(row.key, tier, measure, row.reference), evidence.mean(row.reference, tier, measure, row.key)
+    measured, shared = evidence.mean(row.key, tier, measure, row.reference), evidence.by_seed((row.key, row.reference), tier, measure)
     found = evidence.difference(row.key, row.reference, measure)
-    difference = found.value if found else measured - other if measured is not None and other is not None else None
+    difference = found.value if found else fmean(own - other for own, other in shared.values()) if shared else None
     word, reason = _accuracy_ruling(question)
     return _Finding(word, reason + _saved(question, tier), measured, difference, tier)
 
@@ -164,7 +165,7 @@ def _reference(question: _Question, tier: str, measured: float | None) -> _Findi
 
 def _accuracy_ruling(question: _Question) -> verdicts.Ruling:
     evidence, row, measure = question.evidence, question.row, question.column.measure
-    printed = printed_difference(evidence, row.key, row.reference, measure)
+    printed = printed_difference(evidence, row.key, row.reference, measure, first=question.cell.table)
     if printed is None:
         return "undecided", f"{row.reference} prints no {measure}, so there is no difference to compare"
     said = f"printed {printed:+.1f} to {row.reference}"
@@ -212,7 +213,10 @@ def _timed_alone(question: _Question) -> _Finding:
         failed = question.evidence.latencies(row, status="failed")
         why = f"failed: {failed[0].reason}" if failed else f"{row} was not timed yet: leandet time {_in_turns(question)}"
         return _Finding("not attempted", why)
-    reason = f"the reference: other rows are judged by their ratio to it; {where_timed(found[0])}"
+    if question.evidence.stale(found[0]):
+        return _Finding("stale", f"{found[0].id} was made by other code; time it again", tier=found[0].tier)
+    noisy = "; noisy, see its marks" if found[0].context["quiet"] == "noisy" else ""
+    reason = f"the reference: other rows are judged by their ratio to it; {where_timed(found[0])}{noisy}"
     return _Finding("undecided", reason, _speed(found[0], question.column.measure), None, found[0].tier)
 
 
@@ -288,9 +292,10 @@ def printed_values(evidence: Evidence, row: str, measure: str, *, table: str = "
     return tuple(cell for cell in result_cells(evidence.published) if (cell.table, *cell.at) in places)
 
 
-def printed_difference(evidence: Evidence, row: str, reference: str, measure: str) -> float | None:
-    """Printed row minus printed reference, to the printed digits; None where one is not printed."""
-    ours, others = printed_values(evidence, row, measure), printed_values(evidence, reference, measure)
+def printed_difference(evidence: Evidence, row: str, reference: str, measure: str, *, first: str = "") -> float | None:
+    """Printed row minus printed reference, to the printed digits, in the table `first` where both stand there; None where one is not printed."""
+    pairs = ([printed_values(evidence, key, measure, table=table) for key in (row, reference)] for table in (first, ""))
+    ours, others = next((pair for pair in pairs if all(pair)), ((), ()))
     if not ours or not others:
         return None
     return float(verdicts.printed_number(ours[0].printed) - verdicts.printed_number(others[0].printed))

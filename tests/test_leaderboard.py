@@ -13,6 +13,7 @@ from pandera.errors import SchemaError
 
 from bench.leaderboard import Line, as_csv, frame, interval, lines, place_text
 from bench.records import Record
+from bench.tables import Outcome
 
 
 def run(row, seed=0, ap=50.0, **changes):
@@ -96,6 +97,21 @@ def test_rows_of_other_records_are_ranked_within_their_tier_and_data():
 def test_a_tier_of_single_seeds_comes_after_those_that_rank():
     found = lines([*seeds("a", 9.9, 10.1), run("b", ap=50.0), run("c", ap=90.0, tier="real"), cost("d")])
     assert [line.row for line in found] == ["b", "a", "c", "d"]
+
+
+def test_outcomes_stand_where_cells_are_judged():
+    """Published cells are judged on scenes-v1; a line of photographs shows what its own tier has decided, a control nothing."""
+    told = [
+        Outcome("p", "T1", "A", "a", "AP", "", "", "1", 1.0, None, None, word, "", tier)
+        for word, tier in (("undecided", "proxy"), ("reproduced", ""))
+    ]
+    control = run("a", context={"data": "scenes-v1-onesize", "machine": {"name": "desk"}})
+    found = lines([run("a"), control, run("a", tier="real", context={"data": "bccd", "machine": {"name": "desk"}})], told)
+    assert {(line.tier, line.data): line.outcomes for line in found} == {
+        ("proxy", "scenes-v1"): "reproduced 1; undecided 1",
+        ("proxy", "scenes-v1-onesize"): "",
+        ("real", "bccd"): "",
+    }
 
 
 def test_the_csv_holds_the_schema_and_reads_back():

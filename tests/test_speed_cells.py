@@ -111,6 +111,13 @@ def test_a_stale_time_is_said():
     assert cell([record], "fast", {record.id: "now"}).outcome == "reproduced"
 
 
+def test_the_reference_is_stale_as_any_other_and_says_that_it_was_noisy():
+    record = timed("slow")
+    assert cell([record], "slow", {record.id: "other"}).outcome == "stale"
+    noisy = timed("slow", quiet="noisy")
+    assert cell([noisy], "slow").reason.endswith("; noisy, see its marks")
+
+
 def test_a_ratio_to_a_row_that_prints_no_speed_decides_nothing():
     assert cell([timed("fast", 40.0, (0.115, 0.11, 0.12), against="unprinted")], "fast").outcome == "undecided"
     assert cell([timed("small", 40.0, (0.108, 0.1, 0.11))], "small").outcome == "reproduced"  # 102 to 11 is 9.27

@@ -156,6 +156,27 @@ def test_a_run_that_still_gains_is_undertrained_and_so_is_one_never_continued():
     assert cell(judged(never, [difference(-0.5, 0.4)]), "k16-l5", "mAP", "T2").outcome == "undertrained"
 
 
+def test_a_row_without_a_run_is_said_before_that_the_other_is_young():
+    found = cell(judged([record for record in pair(gain=1.2) if record.row != "fpn-r50"]), "k16-l5", "mAP", "T2")
+    assert found.outcome == "not attempted"
+    assert "fpn-r50 has no run" in found.reason
+
+
+def test_a_difference_is_over_the_seeds_that_both_have():
+    """ap50 is not resampled: 60 and 70 against 50 of the first seed alone are +10, not the means' +15."""
+    records = [run("k16-l5", seed, values={"ap50": 60.0 + 10 * seed, "voc_ap50": 50.0}) for seed in range(2)]
+    paper = replace(
+        ENTRY.paper, tables=tuple(replace(table, columns=tuple(_as(column, "ap50") for column in table.columns)) for table in ENTRY.paper.tables)
+    )
+    records.append(run("fpn-r50", 0, values={"ap50": 50.0, "voc_ap50": 50.0}))
+    found = compare(paper, ENTRY.published, Evidence(paper, ENTRY.published, tuple(records)))
+    assert {o.difference for o in found if o.key == "k16-l5" and o.measured} == {10.0}
+
+
+def _as(column, measure):
+    return replace(column, measure=measure) if column.measure == "voc_ap50" else column
+
+
 def test_a_gain_as_large_as_the_printed_difference_is_undertrained():
     """L_u is printed to give 0.3 points: runs that still gain 0.4 cannot show it, though they gain less than one."""
     found = cell(judged(pair("no-lu", "k16-l5"), [difference(-0.5, -0.1, "no-lu", "k16-l5")]), "no-lu", "mAP")
