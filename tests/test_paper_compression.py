@@ -111,17 +111,18 @@ def changed(place, column, value):
 
 def test_what_its_own_table_contradicts():
     found = sentences()
-    for key in ("30-without-a-loss", "40-with-few-points", "copied-accuracies"):
+    for key in ("30-without-a-loss", "40-with-few-points", "copied-accuracies", "reasonable-at-high-sparsity"):
         assert found[key].outcome == "contradicted by its own table"
     assert "19.4 %" in found["30-without-a-loss"].reason
     assert "-4.32" in found["30-without-a-loss"].reason
     assert "14.28" in found["40-with-few-points"].reason
+    assert "at 90 % pruned 0.19 % (the backbone)" in found["reasonable-at-high-sparsity"].reason
     assert found["weight-sharing"].outcome == "irreproducible"
 
 
 @pytest.mark.parametrize(
     ("key", "place", "value"),
-    [("30-without-a-loss", 21, 88.0), ("40-with-few-points", 22, 85.0), ("copied-accuracies", 12, 80.0)],
+    [("30-without-a-loss", 21, 88.0), ("40-with-few-points", 22, 85.0), ("copied-accuracies", 12, 80.0), ("reasonable-at-high-sparsity", 8, 50.0)],
 )
 def test_the_finding_vanishes_when_the_cell_is_changed(key, place, value):
     assert sentences(published=changed(place, 2, value))[key].outcome == "reproduced"

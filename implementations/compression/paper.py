@@ -238,6 +238,15 @@ def _forty_per_cent(case: Any) -> Verdict:
     return Verdict(CONTRADICTED if lost > FEW else "reproduced", None, reason)
 
 
+def _reasonable(case: Any) -> Verdict:
+    """ "Reasonable performance even with extremely high sparsity level" (Section 3): more than a few per cent of the accuracy is left at the highest."""
+    left = {block: 100 * _printed(case, block)[MOST][0] / _printed(case, block)[0][0] for block in BLOCKS}
+    before = max(_printed(case, block)[FALLING[-1]][0] for block in BLOCKS)
+    said = ", ".join(f"{share:.2f} % ({BLOCKS[block]})" for block, share in left.items())
+    reason = f"at {MOST} % pruned {said} of the dense accuracy is left; at {FALLING[-1]} % {before:.2f} points at most"
+    return Verdict(CONTRADICTED if max(left.values()) < FEW else "reproduced", None, reason)
+
+
 def _copied_rows(case: Any) -> Verdict:
     """Two blocks with equal accuracies in all nine columns: one of them is a copy."""
     ours, theirs = (_printed(case, block) for block in ("backbone", "head"))
@@ -292,6 +301,7 @@ CLAIMS = (
     Claim("backbones-share", 2, "cost", _backbones_share),
     Claim("low-sparsity-beats-dense", 3, "superiority", _beats_dense, headline=True),
     Claim("40-with-few-points", 4, "arithmetic", _forty_per_cent),
+    Claim("reasonable-at-high-sparsity", -1, "arithmetic", _reasonable),
     Claim("copied-accuracies", -1, "arithmetic", _copied_rows),
     Claim("weight-sharing", -1, "arithmetic", _weight_sharing),
     Claim("8-bits-keep-accuracy", -1, "equality", _eight_bits),
