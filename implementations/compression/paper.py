@@ -239,7 +239,7 @@ def _forty_per_cent(case: Any) -> Verdict:
 
 
 def _reasonable(case: Any) -> Verdict:
-    """ "Reasonable performance even with extremely high sparsity level" (Section 3): more than a few per cent of the accuracy is left at the highest."""
+    """Of "reasonable performance even with extremely high sparsity level" more than a few per cent of the accuracy would be left."""
     left = {block: 100 * _printed(case, block)[MOST][0] / _printed(case, block)[0][0] for block in BLOCKS}
     before = max(_printed(case, block)[FALLING[-1]][0] for block in BLOCKS)
     said = ", ".join(f"{share:.2f} % ({BLOCKS[block]})" for block, share in left.items())
