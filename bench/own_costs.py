@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.assemble import build_detector
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def own_costs(row: Row, tier: Tier, classes: int) -> dict[str, float]:
-    """As bench.meters.compressed names them, of a float32 detector: an image of the size that it makes of one, and 1000 RoIs.
+    """As bench.meters.compressed names them, of a float32 detector as it is deployed: an image of the size that it makes of one, and 1000 RoIs.
 
     Empty for a compressed detector: its costs are a matter of its weights, and its record holds them. At the paper's scale on the meta device, where
     a pooling is no matrix product; below it with weights, as the records of compressed rows are counted.
     """
-    asked = replace(row, setting=replace(row.setting, classes=classes))
+    asked = replace(row, setting=replace(row.setting, classes=classes), arguments=MappingProxyType({**row.arguments, **row.deployed}))
     try:
         detector = build_on_meta(asked, SCALES[tier]) if tier == "paper" else build_detector(asked, SCALES[tier], classes, seed=0).eval()
     except Unavailable:

@@ -173,6 +173,8 @@ class Row:
     notes: str = ""
     effort: Effort = PLAIN
     schedule: Schedule | None = None  # how it learns at the paper's own scale, where that is not the tier's
+    # arguments that are others in what is deployed of it, as {"teacher": ""}: what its accuracy is of, and so its costs at a tier's own scale
+    deployed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     # measure -> why no reading of the paper gives its printed number: the outcome word ("irreproducible", "deviates") and the proof in a sentence
     unmatched: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -227,6 +227,14 @@ def test_own_costs_are_by_hand_and_a_compressed_rows_are_left_to_its_record():
     assert own_costs(built()["compression"].row("int8"), "smoke", 4) == {}
 
 
+def test_own_costs_are_of_what_is_deployed():
+    """MimicDet's teacher teaches and is not there when the student is tested; where the T-head is tested, it is."""
+    paper = built()["mimicdet"]
+    alone, taught, teacher = (own_costs(paper.row(key), "smoke", 4) for key in ("no-t-head", "mimicdet", "mimicdet-t"))
+    assert alone == taught
+    assert teacher["own_stored_mb"] > taught["own_stored_mb"]
+
+
 # ---- speed
 
 

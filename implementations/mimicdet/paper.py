@@ -61,9 +61,10 @@ def mimicdet(request: Request, **arguments: Any) -> Any:
 
 
 def _row(key: str, title: str, setting: Setting = R50, *, reference: str = "mimicdet", **arguments: Any) -> Row:
-    """A row that learns by the paper's schedule."""
+    """A row that learns by the paper's schedule. Where the S-head is what is tested, its teacher is not deployed."""
     given, body, schedule = MappingProxyType(arguments), BODIES.get(setting.backbone, ""), SCHEDULES[setting.schedule]
-    return Row(key, title, setting, mimicdet, given, body=body, reference=reference, effort=LEARNT, schedule=schedule)
+    deployed = MappingProxyType({} if arguments.get("tested") == "teacher" else {"teacher": ""})
+    return Row(key, title, setting, mimicdet, given, body=body, reference=reference, effort=LEARNT, schedule=schedule, deployed=deployed)
 
 
 def _headline(row: Row) -> Row:
