@@ -107,6 +107,14 @@ _SMALLER = (
 )
 
 
+def _tuned_then_removed(percent: int) -> Row:
+    """The units that were zero while a row was tuned, taken out: they are the smallest, so pruning as many again finds them."""
+    source = f"units-both-{percent}-tuned"
+    plan = MappingProxyType({"source": source, "block": "both", "sparsity": percent / 100, "kind": "units", "removed": True})
+    title = f"{percent} % of the units of both pruned, tuned and taken out"
+    return Row(f"{source}-removed", title, WILDLIFE, pruned_units, plan, recipe=ONE_SHOT, needs=(source,), reference="dense")
+
+
 def _after(key: str, title: str, source: str = "dense", **plan: Any) -> Row:
     """Another row's detector with more done to it."""
     arguments, build = MappingProxyType({"source": source, **plan}), eight_bits if plan.get("precision") == "int8" else compressed
@@ -314,7 +322,7 @@ CLAIMS = (
 PAPER = Paper(
     key="compression",
     title="Compressed Object Detection",
-    rows=(_BODY, _DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *_EIGHT_BITS, *_OTHERS),
+    rows=(_BODY, _DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *map(_tuned_then_removed, (10, 30, 50)), *_EIGHT_BITS, *_OTHERS),
     tables=TABLES,
     claims=CLAIMS,
     sweeps=SWEEPS,
