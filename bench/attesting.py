@@ -44,7 +44,7 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     if one_a_paper:
         done = {name.partition(".")[0] for name in chosen}
         papers = {record.paper for record in _records()} - done
-        lines += [f"{paper}: none of its records was made by this processor and these versions" for paper in sorted(papers)]
+        lines += [f"{paper}: none of its records was made by this processor and these versions from a pretrained backbone" for paper in sorted(papers)]
     return lines or ["no record is stale: nothing to attest"], failed
 
 
@@ -77,11 +77,16 @@ def _chosen(runs: Mapping[str, Run], *, one_a_paper: bool) -> list[str]:
         return list(dict.fromkeys(record.id for record in records if runs[record.id].digest not in record.digests))
     cheapest: dict[str, tuple[int, int, str]] = {}
     for record in records:
-        if record.kind == "train" and machine.alike(record.context):
+        if record.kind == "train" and machine.alike(record.context) and _begins(runs[record.id], runs):
             cheapest[record.paper] = min(
                 cheapest.get(record.paper, (_FAR, 0, "")), (_needed_images(runs[record.id], runs), len(record.id), record.id)
             )
     return sorted(name for _, _, name in cheapest.values())
+
+
+def _begins(run: Run, runs: Mapping[str, Run]) -> bool:
+    """Whether all that a run starts from is here or a pretrained backbone, which takes seconds: others would be learnt for the sake of a replay."""
+    return all(need.kind == "pretrain" for need in remaining(_inputs(run, runs)))
 
 
 def _needed_images(run: Run, runs: Mapping[str, Run]) -> int:
