@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bench.attesting import _inputs
+import pytest
+
+from bench.attesting import _begins, _inputs
 from bench.catalogue import built
 from bench.plan import Choice, everything
 
@@ -18,3 +20,10 @@ def test_a_replay_starts_from_what_its_run_started_from_on_whatever_scenes_it_le
         "compression.both-30.proxy.s0": ["pretrain.R50.proxy.s0", "compression.body.proxy.s0", "compression.dense.proxy.s0"],
     }
     assert {name: [each.id for each in _inputs(runs[name], runs)] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(("name", "begins"), [("compression.body.proxy.s0", True), ("combinations.condensed-pruned-tuned.proxy.s0", False)])
+def test_one_of_a_paper_is_replayed_only_where_nothing_else_must_be_learnt(monkeypatch, tmp_path, name, begins):
+    monkeypatch.setenv("LEANDET_HOME", str(tmp_path))
+    runs = {run.id: run for run in everything(built().values(), Choice("proxy"))}
+    assert _begins(runs[name], runs) == begins
