@@ -212,7 +212,7 @@ def publish(allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Alt
 @app.command()
 def attest(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of committed records; without one, those that are stale.")] = None,
-    one_a_paper: Annotated[bool, typer.Option("--one-a-paper", help="One record of each paper, stale or not, that starts from no trained run.")] = False,
+    one_a_paper: Annotated[bool, typer.Option("--one-a-paper", help="One of each paper, stale or not, that starts from no trained run.")] = False,
 ) -> None:
     """Replay the first 20 steps of records (and their detections where the weights are here); bit-equal, they stand for the code of now."""
     from bench.attesting import attest_records
