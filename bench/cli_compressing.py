@@ -17,8 +17,11 @@ def compress(  # noqa: PLR0913, PLR0917 - a command's options are its words
     ],
     file: Annotated[str, typer.Argument(help="The compressed file to write.")],
     block: Annotated[str, typer.Option("--block", help="What is pruned: both, backbone or head.")] = "both",
-    sparsity: Annotated[str, typer.Option("--sparsity", help="The share of the block's weights or units that becomes zero, 0 to 1.")] = "0",
-    kind: Annotated[str, typer.Option("--kind", help="Whether weights or units are pruned, the smallest of the whole block first.")] = "weights",
+    sparsity: Annotated[str, typer.Option("--sparsity", help="The share of the block's weights, units or channels that goes, 0 to 1.")] = "0",
+    kind: Annotated[
+        str,
+        typer.Option("--kind", help="weights or units, which become zero, or channels, which are taken out with all that gives and reads them."),
+    ] = "weights",
     remove: Annotated[
         bool,
         typer.Option(

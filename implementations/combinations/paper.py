@@ -49,6 +49,11 @@ def compression(name: str) -> Part:
     return Part(name, paper.eight_bits_onto if arguments.get("precision") == "int8" else paper.onto, arguments)
 
 
+def narrowed(name: str) -> Part:
+    """The channels that a row of Compressed Object Detection takes out, of any detector: its paper.py's `narrowed_onto` with its arguments."""
+    return Part(name, _module(name.partition(".")[0]).narrowed_onto, _row(name).arguments)
+
+
 def deployed(name: str) -> Part:
     """A row of POD as it is deployed, as plain convolutions: its paper.py's `plain`."""
     return Part(name, _module(name.partition(".")[0]).plain)
@@ -70,6 +75,7 @@ CONDENSED, LIGHT, STUDENT = "condensing.k16-l5", "light_head.light-s", "mimicdet
 FD = {"c4": "pod.c4-r50-fd", "retina": "pod.retina-r50-fd"}
 GSL = {"c4": "pod.c4-r50-gsl", "retina": "pod.retina-r50-gsl"}  # whose scales an FD detector is built by
 PRUNED, TUNED, INT8 = (compression(f"compression.{row}") for row in ("backbone-30", "backbone-30-tuned", "int8"))
+NARROWED = narrowed("compression.channels-both-30-tuned")
 ONE_SHOT: Recipe = (Transform("combine"),)
 LEARNING: Recipe = (Transform("prune"), Train("tune"))
 
@@ -107,6 +113,8 @@ ROWS = (
     ),
     _combined("light-s-int8", "Light-Head R-CNN, setting S, 8 bits", LIGHT, INT8),
     _combined("student-int8", "the deployed student of MimicDet, 8 bits", STUDENT, INT8),
+    _tuned("light-s-narrowed", "Light-Head R-CNN, setting S, 30 % of its channels taken out, tuned", LIGHT, NARROWED),
+    _tuned("student-narrowed", "the deployed student of MimicDet, 30 % of its channels taken out, tuned", STUDENT, NARROWED),
 )
 
 PAPER = Paper(

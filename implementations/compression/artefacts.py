@@ -15,7 +15,10 @@ from implementations.compression.elsewhere import Elsewhere, compress_elsewhere,
 from implementations.compression.model import BITS, Compression
 from implementations.compression.pruning import KINDS
 from implementations.compression.quantisation import Int8
+from implementations.compression.smaller import narrow_elsewhere
 from implementations.compression.storage import read_compressed, save_detector
+
+CHANNELS = "channels"  # taken out with all that gives and reads them
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,12 @@ class Wish:
 
 def plan_of(wish: Wish) -> Compression:
     """The same as a plan; UserError, naming the option, for what there is not."""
-    for option, given, allowed in (("block", wish.block, BLOCKS), ("kind", wish.kind, KINDS), ("precision", wish.precision, BITS)):
+    for option, given, allowed in (("block", wish.block, BLOCKS), ("kind", wish.kind, (*KINDS, CHANNELS)), ("precision", wish.precision, BITS)):
         if given not in allowed:
             raise UserError(f"--{option} {given!r}: unknown; allowed: {', '.join(allowed)}; give one of these")
     if wish.remove and wish.kind != "units":
-        raise UserError("--remove with --kind weights: single weights leave no unit to take out; allowed: with --kind units; give that")
+        why = "they are taken out anyhow" if wish.kind == CHANNELS else "single weights leave no unit to take out"
+        raise UserError(f"--remove with --kind {wish.kind}: {why}; allowed: with --kind units; leave it out, or give that")
     if wish.images < 1:
         raise UserError(f"--images {wish.images}: no images to calibrate on; allowed: 1 or more, 64 are usual; give one of these")
     return Compression(wish.block, sparsity_of(wish.sparsity), wish.kind, wish.remove, wish.precision, wish.images)
@@ -64,6 +68,8 @@ def compressed(detector: Any, plan: Compression) -> Any:
         detector.compression = getattr(detector, "compression", None) or Elsewhere(plan)
         return detector
     whole = _whole(before, plan)
+    if plan.kind == CHANNELS and plan.sparsity:
+        return _narrowed(detector, plan)
     detector.compression = None  # what was done before stands in `whole`
     make = eight_bits_elsewhere if plan.precision == "int8" else compress_elsewhere
     make(detector, **{each.name: getattr(plan, each.name) for each in fields(plan)})
@@ -72,10 +78,18 @@ def compressed(detector: Any, plan: Compression) -> Any:
     return detector
 
 
+def _narrowed(detector: Any, plan: Compression) -> Any:
+    """Take channels out, then put what is left on 8 bits where that is asked."""
+    narrow_elsewhere(detector, block=plan.block, share=plan.sparsity)
+    if plan.precision == "int8":
+        return eight_bits_elsewhere(detector, precision=plan.precision, images=plan.images)
+    return compress_elsewhere(detector, precision=plan.precision) if plan.precision != "float32" else detector
+
+
 def _before(detector: Any) -> Compression | None:
     """What a detector's own row did to it, taken out of what wraps it."""
     found = getattr(detector, "compression", None)
-    while isinstance(found, EightBits | Elsewhere):
+    while found is not None and not isinstance(found, Compression):
         found = found.plan
     return found
 

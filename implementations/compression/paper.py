@@ -44,11 +44,32 @@ def eight_bits(request: Request, **arguments: Any) -> Any:
     return build_eight_bits(request, **arguments)
 
 
+def narrowed(request: Request, **arguments: Any) -> Any:
+    """Another row's detector, channels taken out; arguments are those of smaller.build_narrowed."""
+    from implementations.compression.smaller import build_narrowed
+
+    return build_narrowed(request, **arguments)
+
+
+def after_narrowing(request: Request, **arguments: Any) -> Any:
+    """The detector of a row whose channels were taken out, with more done to it; arguments are those of smaller.build_after_narrowing."""
+    from implementations.compression.smaller import build_after_narrowing
+
+    return build_after_narrowing(request, **arguments)
+
+
 def onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
     """What a row's arguments say, done to a detector of another paper, in place."""
     from implementations.compression.elsewhere import compress_elsewhere
 
     return compress_elsewhere(found, **plan)
+
+
+def narrowed_onto(found: Any, *, source: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
+    """What the arguments of a row say whose channels are taken out, done to a detector of another paper, in place."""
+    from implementations.compression.smaller import narrow_elsewhere
+
+    return narrow_elsewhere(found, **plan)
 
 
 def eight_bits_onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - as above
@@ -115,6 +136,21 @@ def _tuned_then_removed(percent: int) -> Row:
     return Row(f"{source}-removed", title, WILDLIFE, pruned_units, plan, recipe=ONE_SHOT, needs=(source,), reference="dense")
 
 
+def _narrowed(percent: int, *, tuned: bool = False, detector: str = "", title: str = "") -> Row:
+    """Channels of both taken out, with all that gives and reads them: a smaller net, one-shot or tuned."""
+    key = "-".join(part for part in (detector, "channels", "both", str(percent), "tuned" if tuned else "") if part)
+    source = f"{detector}-dense" if detector else "dense"
+    arguments = MappingProxyType(
+        {"source": source, "share": percent / 100, **({"detector": detector} if detector else {}), **({"tuned": True} if tuned else {})}
+    )
+    title = f"{title}{percent} % of the channels of both taken out" + (", tuned" if tuned else "")
+    row = Row(key, title, WILDLIFE, narrowed, arguments, recipe=ONE_SHOT, needs=(source,), reference=source)
+    return replace(row, recipe=(Transform("narrow"), Train("tune")), effort=AGAIN) if tuned else row
+
+
+_NARROWED = (*(_narrowed(percent) for percent in PERCENT), *(_narrowed(percent, tuned=True) for percent in (10, 30, 50, 70)))
+
+
 def _after(key: str, title: str, source: str = "dense", **plan: Any) -> Row:
     """Another row's detector with more done to it."""
     arguments, build = MappingProxyType({"source": source, **plan}), eight_bits if plan.get("precision") == "int8" else compressed
@@ -141,7 +177,22 @@ def _other(detector: str, title: str) -> tuple[Row, ...]:
     return (base, *(replace(row, reference=base.key) for row in rows))
 
 
-_OTHERS = (*_other("c4", "Faster R-CNN on C4"), *_other("rfcn", "R-FCN"), *_other("cascade", "Cascade R-CNN"))
+_NARROWED_INT8 = Row(
+    "channels-both-30-tuned-int8",
+    "30 % of the channels of both taken out, tuned, then 8 bits",
+    WILDLIFE,
+    after_narrowing,
+    MappingProxyType({"source": "channels-both-30-tuned", "precision": "int8"}),
+    recipe=ONE_SHOT,
+    needs=("channels-both-30-tuned",),
+    reference="dense",
+)
+_OTHERS = (
+    *_other("c4", "Faster R-CNN on C4"),
+    *_other("rfcn", "R-FCN"),
+    *_other("cascade", "Cascade R-CNN"),
+    _narrowed(30, tuned=True, detector="c4", title="Faster R-CNN on C4, "),
+)
 
 # ---- the table: for each printed row the key of ours, for each printed column its meaning
 
@@ -161,8 +212,8 @@ TABLES = (
 
 def _series(name: str, block: str, **kind: Any) -> Series:
     """The rows of a block that were pruned in one way, and (weights, one-shot) where Table 1 prints it."""
-    key = "-".join(part for part in ("units" if kind.get("units") else "", block, "{}", "tuned" if kind.get("tuned") else "") if part)
-    known = {row.key for row in (*_WEIGHTS, *_UNITS, *_TUNED)}
+    key = "-".join(part for part in (kind.get("what", ""), block, "{}", "tuned" if kind.get("tuned") else "") if part)
+    known = {row.key for row in (*_WEIGHTS, *_UNITS, *_TUNED, *_NARROWED)}
     rows = tuple((float(percent), key.format(percent)) for percent in PERCENT if key.format(percent) in known)
     if kind:
         return Series(name, rows)
@@ -174,8 +225,10 @@ def _sweep(block: str) -> Sweep:
     series = (
         _series("weights", block),
         _series("weights, tuned", block, tuned=True),
-        _series("units", block, units=True),
-        _series("units, tuned", block, units=True, tuned=True),
+        _series("units", block, what="units"),
+        _series("units, tuned", block, what="units", tuned=True),
+        _series("channels taken out", block, what="channels"),
+        _series("channels taken out, tuned", block, what="channels", tuned=True),
     )
     kept = tuple(each for each in series if each.rows)
     return Sweep(block, f"Sparsity of {BLOCKS[block]}", "per cent pruned", (0.0, "dense"), kept, flat_to=30.0)
@@ -322,7 +375,20 @@ CLAIMS = (
 PAPER = Paper(
     key="compression",
     title="Compressed Object Detection",
-    rows=(_BODY, _DENSE, _BACKBONE, *_WEIGHTS, *_UNITS, *_TUNED, *_SMALLER, *map(_tuned_then_removed, (10, 30, 50)), *_EIGHT_BITS, *_OTHERS),
+    rows=(
+        _BODY,
+        _DENSE,
+        _BACKBONE,
+        *_WEIGHTS,
+        *_UNITS,
+        *_TUNED,
+        *_SMALLER,
+        *map(_tuned_then_removed, (10, 30, 50)),
+        *_NARROWED,
+        *_EIGHT_BITS,
+        _NARROWED_INT8,
+        *_OTHERS,
+    ),
     tables=TABLES,
     claims=CLAIMS,
     sweeps=SWEEPS,
