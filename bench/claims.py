@@ -248,7 +248,10 @@ class Case:
         for row, reference in pairs:
             record = self.evidence.training(reference)
             if record is None or record.context["against"] != row:
-                return Verdict("not attempted", None, f"{reference} was not timed in training against {row} yet: leandet pace")
+                paper = self.evidence.published.paper
+                needs = self.evidence.paper.row(reference).needs if self.evidence.paper else ()
+                asked = f"leandet pace {paper}.{row} {paper}.{'+'.join((*needs, reference))}"
+                return Verdict("not attempted", None, f"{reference} was not timed in training against {row} yet: {asked}")
             if self.evidence.stale(record):
                 return Verdict("stale", None, f"{record.id} was made by other code; time it again")
             shares[row] = tuple(1 / record.values[f"training_ratio{end}"] for end in ("_high", "", "_low"))

@@ -302,6 +302,11 @@ def main() -> None:
             raise
         typer.echo(f"leandet: {error}", err=True)
         sys.exit(1)
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # likewise; not every model says itself whose weights it reads
+            raise
+        typer.echo(f"leandet: a file of weights that this starts from is damaged ({error}); run the rows it needs again (leandet plan ID)", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,10 @@ class Evidence:
         return tuple(found)
 
     def training(self, row: str) -> Record | None:
-        """How long a row trains against another, measured in turns with it; None where nobody did."""
+        """How long a row trains, a ratio to another that took its steps in turns with it first; None where nobody measured it."""
         own = (self.published.paper, row)
         found = [record for record in self.records if record.kind == "training" and record.status == "ok" and (record.paper, record.row) == own]
-        found.sort(key=lambda record: record.id)
+        found.sort(key=lambda record: ("training_ratio" not in record.values, record.id))
         self._note(found[:1])
         return found[0] if found else None
 

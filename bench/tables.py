@@ -198,12 +198,26 @@ def _latency(question: _Question) -> _Finding:
         return _Finding("stale", f"{record.id} was made by other code; time it again", tier=record.tier)
     phase, _ = SPEEDS[measure]
     low, high, value = (1 / record.values[f"{phase}_ratio{end}"] for end in ("_high", "_low", ""))
-    word, reason = verdicts.ratio((low, high), claimed)
+    rule = verdicts.same_time if abs(claimed - 1) <= verdicts.SAME_TIME else verdicts.ratio
+    unequal = _other_rois(question, record, reference)
+    ruling: verdicts.Ruling = ("undecided", unequal) if unequal else rule((low, high), claimed)
+    word, reason = ruling
     whole = "" if phase == "whole" else f"; with post-processing {1 / record.values['whole_ratio']:.2f}"
     noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
     alone = "the network alone " if phase == "network" else ""
     reason = f"{alone}{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}{whole}; {where_timed(record)}{noisy}"
     return _Finding(word, reason, _speed(record, measure), None, record.tier)
+
+
+def _other_rois(question: _Question, record: Record, reference: str) -> str:
+    """Why a ratio compares two amounts of work: both saw their own RoIs, and not as many; empty where they saw as many or were given them."""
+    if record.context["rois_given"]:
+        return ""
+    others = [each for each in question.evidence.latencies(reference) if not each.context["rois_given"]]
+    counts = [each.values["rois"] for each in (record, *others[:1]) if "rois" in each.values]
+    if len(counts) < 2 or max(counts) <= (1 + verdicts.SAME_TIME) * min(counts):
+        return ""
+    return f"it saw {counts[0]:g} RoIs and {reference} {counts[1]:g}, so the ratio is of other work too; time them with --rois"
 
 
 def _timed_alone(question: _Question) -> _Finding:

@@ -52,7 +52,7 @@ def open_detector(subject: Subject, conditions: Conditions) -> Opened:
     from bench import machine
     from bench.detectors import build, deployed
     from bench.meters.latency import open_runtime
-    from bench.meters.rois import hold_rois
+    from bench.meters.rois import hold_equal
 
     split = check(conditions)
     runtime = open_runtime(conditions.device, conditions.precision)
@@ -64,7 +64,7 @@ def open_detector(subject: Subject, conditions: Conditions) -> Opened:
     if subject.form:
         detector = deployed(detector, subject.form, runtime.dtype)
     if conditions.rois:
-        hold_rois(detector, conditions.rois)
+        hold_equal(detector, conditions.rois)
     return Opened(subject, detector, split, runtime, conditions)
 
 

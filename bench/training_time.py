@@ -106,7 +106,7 @@ def records_of(names: tuple[str, tuple[tuple[str, ...], ...]], times: Times, con
             ratio = ratio_of_medians(whole, first)
             values |= {"training_ratio": ratio.value, "training_ratio_low": ratio.low, "training_ratio_high": ratio.high}
         about = {**context, "against": sums[0][-1], "summed": list(rows), "rounds": len(whole), "steps": STEPS}
-        name = f"{paper}.{rows[-1]}.training"
+        name = f"{paper}.{rows[-1]}.training" + ("" if rows == sums[0] else f".to.{sums[0][-1]}")  # a session with another first row leaves it be
         samples = {"step_ms": {key: [round(one, 3) for one in times[key]] for key in rows}}
         found.append(Record(name, "training", paper, rows[-1], str(context["tier"]), 0, "ok", "", digests[rows[-1]], values, (), samples, about))
     return found

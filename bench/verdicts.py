@@ -25,6 +25,7 @@ WORST_FIRST: tuple[Word, ...] = (
     "quoted", "not attempted", "stale", "undertrained", "direction reversed", "contradicted by its own table", "irreproducible", "deviates",
     "undecided", "direction holds", "reproduced",
 )  # fmt: skip
+SAME_TIME = 0.05  # two rows are as fast where the interval of their ratio lies this near to one
 EQUAL_AP = 1.0  # two rows are equal where the interval of their difference lies within this many AP points
 
 Interval = tuple[float, float]
@@ -104,6 +105,17 @@ def ratio(interval: Interval, claimed: float) -> Ruling:
     if low <= claimed <= high:
         return "reproduced", f"{said} holds {claimed:.2f} and not one"
     return "direction holds", f"{said} lies on the side of {claimed:.2f} and does not hold it"
+
+
+def same_time(interval: Interval, claimed: float) -> Ruling:
+    """As fast, give or take SAME_TIME, where a printed ratio says no more: the whole interval lies that near to one."""
+    low, high = interval
+    near, said = (1 - SAME_TIME, 1 + SAME_TIME), f"the interval [{low:.2f}, {high:.2f}]"
+    if near[0] <= low and high <= near[1]:
+        return "reproduced", f"{said} lies within {near[0]:.2f} to {near[1]:.2f}, as fast, which {claimed:.2f} is too"
+    if low > near[1] or high < near[0]:
+        return "deviates", f"{said} lies outside {near[0]:.2f} to {near[1]:.2f}: not as fast as printed"
+    return "undecided", f"{said} reaches beyond {near[0]:.2f} to {near[1]:.2f}"
 
 
 def faster(interval: Interval) -> Ruling:

@@ -205,3 +205,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(monkeypatch, ca
     code, _, err = called(monkeypatch, capsys, tmp_path, "leaderboard", "merge", str(board), str(board), "--out", str(out))
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert err.strip() == "leandet: what was being written: No space left on device; give a place that is there, may be written and has space"
+
+
+def test_damaged_weights_are_one_line_whichever_model_reads_them(monkeypatch, capsys, tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "weights.safetensors").write_bytes(b"\xff" * 40)
+    monkeypatch.setattr("bench.cli.app", lambda: load_file(tmp_path / "weights.safetensors"))
+    code, _, err = called(monkeypatch, capsys, tmp_path, "run", "mimicdet.deployed.smoke.s0")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "a file of weights that this starts from is damaged" in err
+    assert "run the rows it needs again" in err

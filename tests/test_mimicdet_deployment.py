@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bench.assemble import build_detector
 from bench.catalogue import built
+from bench.meters.rois import count_rois, hold_equal
 from bench.scales import SCALES
 from bench.types import Target, UserError, detect
 from implementations.layers import deformable
@@ -121,3 +124,26 @@ def test_boxes_that_decode_to_nothing_leave_nothing_to_answer() -> None:
     nn.init.constant_(head.bbox_pred.bias, -40.0)  # type: ignore[union-attr, arg-type]
     with torch.inference_mode():
         assert [len(one.boxes) for one in detect(kept(detector), pictures())] == [0, 0]  # type: ignore[arg-type]
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["as it learns", "kept"])
+def test_a_student_can_be_told_how_many_boxes_it_answers_for(form: str) -> None:
+    """As the latency meter does: with random weights hardly a box may be good, and rows with more boxes would be timed against rows with none."""
+    detector = student("deployed")
+    nn.init.constant_(detector.refinement.head.bbox_pred.bias, -30.0)  # type: ignore[union-attr, arg-type]  # every box decodes to nothing
+    detector = kept(detector) if form == "kept" else detector
+    with torch.inference_mode():
+        assert count_rois(detector.network(detector.prepare(pictures()))) == 0
+        hold_equal(detector, 7)
+        assert count_rois(detector.network(detector.prepare(pictures()))) == 14
+    with pytest.raises(UserError, match=r"--rois 100000: more than the model gives, which keeps \d+ an image"):
+        hold_equal(detector, 100000)
+
+
+def test_more_boxes_than_an_image_has_positions() -> None:
+    detector = student("deployed")
+    detector.refinement.config = replace(detector.refinement.config, proposals=(10, 10**6))  # type: ignore[type-var]
+    hold_equal(detector, 10**5)
+    with torch.inference_mode(), pytest.raises(UserError, match=r"--rois 100000: an image has \d+ positions"):
+        detector.network(detector.prepare([torch.rand(3, 8, 8)]))

@@ -123,6 +123,29 @@ def test_a_ratio_to_a_row_that_prints_no_speed_decides_nothing():
     assert cell([timed("small", 40.0, (0.108, 0.1, 0.11))], "small").outcome == "reproduced"  # 102 to 11 is 9.27
 
 
+@pytest.mark.parametrize(
+    ("ratio", "outcome"),
+    [((0.98, 0.96, 1.0), "reproduced"), ((1.0, 0.98, 1.03), "reproduced"), ((1.04, 1.02, 1.07), "undecided"), ((1.08, 1.06, 1.1), "deviates")],
+)
+def test_as_fast_is_judged_by_how_near_to_one_the_interval_lies(ratio, outcome):
+    """102 fps to 102: printed as fast, so 2 % faster is no reversal, and 8 % slower is no reproduction."""
+    found = cell([timed("small", 10.0, ratio, against="small")], "small")
+    assert found.outcome == outcome
+    assert verdicts.same_time((1 / ratio[2], 1 / ratio[1]), 1.0)[0] == outcome
+
+
+def test_rows_that_saw_other_counts_of_rois_are_not_compared():
+    ratio = (0.115, 0.11, 0.12)
+    few, many = timed("fast", 40.0, ratio, rois_given=0), timed("slow", 200.0, rois_given=0)
+    records = [replace(few, values={**few.values, "rois": 1.0}), replace(many, values={**many.values, "rois": 1000.0})]
+    found = cell(records, "fast")
+    assert found.outcome == "undecided"
+    assert "it saw 1 RoIs and slow 1000" in found.reason
+    equal = [replace(each, values={**each.values, "rois": 990.0}) for each in records]
+    assert cell(equal, "fast").outcome == "reproduced"
+    assert cell([few, many], "fast").outcome == "reproduced"  # neither has RoIs to speak of
+
+
 def test_ratios_by_hand():
     assert verdicts.ratio((1.1, 1.3), 1.2)[0] == "reproduced"
     assert verdicts.ratio((1.1, 1.3), 2.0)[0] == "direction holds"

@@ -11,6 +11,7 @@ from bench.datasets.source import parse_data
 from bench.evidence import Evidence
 from bench.pacing import line, pace_rows
 from bench.plan import Choice, plan
+from bench.records import Record
 from bench.scales import SCALES
 from bench.spec import Request
 from bench.tables import compare
@@ -118,3 +119,17 @@ def test_steps_are_taken_in_turns_and_all_are_timed():
     assert seen == [(0, 2), (1, 2), (2, 2)]
     after = dict(found["mimicdet"].model.named_parameters())
     assert all(not torch.equal(tensor, after[name]) for name, tensor in before.items() if name.endswith("weight"))
+
+
+def test_sessions_with_another_first_row_stand_beside_each_other():
+    """Both of Table 5's commands time the R101 row, once to the R50 row and once as the first."""
+    to_r50 = Record("mimicdet.r101-800.training.to.r50-800", "training", "mimicdet", "r101-800", "proxy", 0, "ok", "", "", {"training_ratio": 1.5})
+    first = Record("mimicdet.r101-800.training", "training", "mimicdet", "r101-800", "proxy", 0, "ok", "", "", {"step_ms": 10.0})
+    evidence = Evidence(ENTRY.paper, ENTRY.published, (first, to_r50))
+    assert evidence.training("r101-800") is to_r50
+    assert {record.id for record in records()} == {"mimicdet.r50-800.training", "mimicdet.separated-r50.training.to.r50-800"}
+
+
+def test_what_is_to_be_timed_for_the_sentence_is_a_whole_command():
+    found = {claim.key: claim for claim in decide(ENTRY.paper, ENTRY.published, Evidence(ENTRY.paper, ENTRY.published, ()))}
+    assert found["half-the-training-time"].reason.endswith("leandet pace mimicdet.r50-800 mimicdet.teacher-r50+separated-r50")

@@ -53,6 +53,38 @@ def hold_rois(detector: Any, count: int) -> None:
     detector.propose = given
 
 
+def hold_equal(detector: Any, count: int) -> None:
+    """Let the detector answer for exactly `count` regions an image from now on: random ones, or (MimicDet) positions of its dense maps.
+
+    UserError as of hold_rois and hold_positions.
+    """
+    refinement = getattr(getattr(detector, "detector", detector), "refinement", None)
+    if refinement is None:
+        hold_rois(detector, count)
+    else:
+        hold_positions(refinement, count)
+
+
+def hold_positions(refinement: Any, count: int) -> None:
+    """Let a dense detector that refines its anchors answer at exactly `count` positions: the best by its own score, good boxes or not.
+
+    UserError for more than it keeps itself, or than an image has.
+    """
+    own, most = refinement.best, int(refinement.config.proposals[1])
+    if count > most:
+        raise UserError(f"--rois {count}: more than the model gives, which keeps {most} an image; allowed: 1 to {most}")
+
+    def given(refined: Any) -> Any:
+        kept = own(refined)
+        there = int(kept.valid.shape[1])
+        if there < count:
+            raise UserError(f"--rois {count}: an image has {there} positions; allowed: 1 to {there}; or take larger images")
+        first = {name: getattr(kept, name)[:, :count] for name in ("boxes", "position", "valid")}
+        return replace(kept, **{**first, "valid": torch.ones_like(first["valid"])})
+
+    refinement.best = given
+
+
 def _replaced(proposals: Any, boxes: Tensor) -> Any:
     """The same proposals with these boxes (N, 4) in 0..1, scaled to each image."""
     height_width = proposals.sizes  # (B, 2)
