@@ -198,6 +198,9 @@ class Table:
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     endings: tuple[str, ...] = ()  # for each printed row what its columns' measures end with, where several are of one row of ours
+    references: Mapping[str, str] = field(
+        default_factory=dict
+    )  # row -> the row that it is judged against here, where that is not its own reference; "" is one
 
     def measure(self, row: int, column: int) -> str:
         """What is measured in the cell at these places; empty for a column that states a setting."""

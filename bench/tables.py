@@ -85,6 +85,7 @@ def _judge(cell: Cell, paper: Paper | None, evidence: Evidence) -> tuple[str, _F
     table = next(table for table in paper.tables if table.id == cell.table)
     column = replace(table.columns[cell.at[1]], measure=table.measure(*cell.at))
     row = paper.row(answering(table.rows[cell.at[0]], column))
+    row = replace(row, reference=table.references.get(row.key, row.reference))
     question = _Question(cell, row, column, evidence)
     if row.quoted:
         return row.key, _Finding("quoted", row.quoted)

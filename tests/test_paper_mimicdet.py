@@ -282,3 +282,17 @@ def test_resnext_is_counted(costs):
     """83.455 M with its classifier (2.049 M), torchvision's count; the rest as with ResNet."""
     body = costs["deployed-x101"].values["model_params_m"] - (costs["deployed-r50-800"].values["model_params_m"] - 23.508032)
     assert body == pytest.approx(83.455272 - 2.049, rel=1e-6)
+
+
+def test_a_row_of_several_tables_is_judged_by_the_row_that_each_names():
+    """MimicDet stands in four tables: Table 1 has it beside the T-head without mimicking, Table 2 beside the convolution, and so on."""
+    records = [
+        trained(key, 50.0 + place) for place, key in enumerate(("with-t-head", "conv", "light", "light-t", "same-pyramid", "mimicdet", "mimicdet-t"))
+    ]
+    found = {(o.table, o.key): o.reason for o in compare(PAPER, ENTRY.published, evidence(records)) if o.column in {"AP", "S-head AP", "T-head AP"}}
+    assert "printed +2.6 to with-t-head" in found["T1", "mimicdet"]
+    assert "printed +5.3 to conv" in found["T2", "mimicdet"]  # 39.0 - 33.7
+    assert "printed +1.5 to light" in found["T3", "mimicdet"]
+    assert "printed +1.2 to light-t" in found["T3", "mimicdet-t"]
+    assert "printed +0.6 to same-pyramid" in found["T4", "mimicdet"]
+    assert not any("printed" in found[place] for place in (("T2", "conv"), ("T3", "light"), ("T3", "light-t"), ("T4", "same-pyramid")))
