@@ -276,12 +276,13 @@ class Case:
         found = self.evidence.difference(row, reference, measure)
         value, interval = (found.value, found.interval) if found else (self._plain_difference(row, reference, measure), None)
         obstacle = self.evidence.obstacle((row, reference), measure, claimed)
+        power = f"; {found.seeds} seeds, which show differences from {found.smallest_detectable:.1f} on" if found else ""
         if obstacle:
-            return Verdict(obstacle[0], value, obstacle[1], interval)
+            return Verdict(obstacle[0], value, obstacle[1] + power, interval)
         if found is None:
             return Verdict("undecided", value, "no paired predictions of both rows are stored")
         word, reason = rule(found.interval)
-        return Verdict(word, value, f"{reason}; {found.seeds} seeds, which show differences from {found.smallest_detectable:.1f} on", interval)
+        return Verdict(word, value, reason + power, interval)
 
     def _plain_difference(self, row: str, reference: str, measure: str) -> float | None:
         tier = self.evidence.tier(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,13 +17,16 @@ from bench.spec import Request
 from bench.types import Target, UserError, detect
 from implementations.layers.backbones import load_body
 from implementations.layers.boxes import clip, decode, encode, iou
+from implementations.layers.deformable import DeformableConv
 from implementations.layers.jitter import jittered
 from implementations.layers.regions import RegionConfig, flatten
 from implementations.layers.sampling import Quota
-from implementations.layers.targets import Truth
-from implementations.mimicdet.heads import Answer
-from implementations.mimicdet.learning import Mining, hardest, labelled, student_losses, taught
+from implementations.layers.targets import Truth, collate
+from implementations.mimicdet.heads import Answer, SHead, Widths, teacher_head
+from implementations.mimicdet.labels import assign
+from implementations.mimicdet.learning import Mining, hardest, labelled, student_losses, taught, teacher_losses
 from implementations.mimicdet.model import Settings, build_mimicdet, deployed, sizes_of
+from implementations.mimicdet.pyramid import StaggeredPyramid
 from implementations.mimicdet.refinement import Adjusted
 
 PAPER = find_paper("mimicdet")
@@ -470,3 +474,104 @@ def test_counted_rows_take_a_step_at_paper_scale(key):
 
 def test_settings_travel_into_the_record():
     assert build("light").config.settings == Settings(teacher="light", paths=1)
+
+
+# ---- the losses of refinement module and T-head, term by term
+
+
+def offsets_by_hand(box, anchor, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Faster R-CNN's parametrisation: shift of the centre by the anchor's sides, logarithm of the ratio of sides."""
+    (x, y, w, h), (ax, ay, aw, ah) = (((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, b[2] - b[0], b[3] - b[1]) for b in (box, anchor))
+    plain = ((x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah))
+    return [weight * one for weight, one in zip(weights, plain, strict=True)]
+
+
+def test_the_refinement_modules_loss_by_a_slow_sum():
+    """Section 3.2: binary cross entropy over all anchors of the image, L1 over the positive ones, both divided by 256 an image (here the tier's)."""
+    detector = build()
+    module = detector.refinement
+    batch = detector.prepare(pictures((96, 96), (96, 64)))
+    truth = collate(OBJECTS, batch)
+    refined = module(detector.maps(batch.pixels, fine=False), sizes_of(batch))
+    refined = replace(refined, logits=torch.randn_like(refined.logits), deltas=torch.randn_like(refined.deltas))
+    found = module.losses(refined, truth)
+    matches = assign(refined.anchors, truth, refined.sizes, module.config.ranges)
+    crossed, apart, positives = 0.0, 0.0, 0
+    for image in range(2):
+        for place, anchor in enumerate(refined.anchors.boxes.tolist()):
+            label = int(matches.label[image, place])
+            if label < 0:  # padding
+                continue
+            chance = 1 / (1 + math.exp(-float(refined.logits[image, place])))
+            crossed -= math.log(chance if label else 1 - chance)
+            if label:
+                wanted = offsets_by_hand(truth.boxes[image, int(matches.index[image, place])].tolist(), anchor)
+                apart += sum(abs(one - float(other)) for one, other in zip(wanted, refined.deltas[image, place], strict=True))
+                positives += 1
+    assert positives > 3
+    assert int((matches.label < 0).sum()) > 0
+    assert found["refine_class"].item() == pytest.approx(crossed / (2 * module.config.normaliser), rel=1e-4)
+    assert found["refine_box"].item() == pytest.approx(apart / (2 * module.config.normaliser), rel=1e-4)
+
+
+def test_the_t_heads_loss_by_a_slow_sum():
+    """Section 3.3: cross entropy of each sampled box, L1 of the positive ones' offsets (weights 10 10 5 5), both divided by 128 an image."""
+    torch.manual_seed(0)
+    config = RegionConfig(3, 1, Quota(8, 0.25), threshold=0.6)
+    boxes = torch.tensor([[[10.0, 10, 50, 50], [12, 8, 52, 48], [60, 60, 90, 90], [5, 50, 30, 90], [0, 0, 20, 20]]])
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    truth = Truth(torch.tensor([[[11.0, 9, 51, 50]]]), torch.tensor([[2]]), ~none, none, (5,))
+    adjusted = Adjusted(boxes, torch.arange(5)[None], torch.ones(1, 5, dtype=torch.bool))
+    proposals = labelled(adjusted, truth, config)
+    asked = []
+
+    def teach(rois, position):
+        asked.append(position.tolist())
+        return Answer(torch.randn(len(rois), 4), torch.randn(len(rois), 4), ())
+
+    sampled = taught(teach, proposals, truth, config)
+    found = teacher_losses(sampled, proposals, config)
+    crossed, apart, positives = 0.0, 0.0, 0
+    for row, place in enumerate(asked[0]):
+        label = int(proposals.classes[0, place])
+        scores = sampled.answer.scores[row].tolist()
+        crossed += math.log(sum(map(math.exp, scores))) - scores[label]
+        if label:
+            wanted = offsets_by_hand(truth.boxes[0, 0].tolist(), boxes[0, place].tolist(), (10.0, 10.0, 5.0, 5.0))
+            apart += sum(abs(one - float(other)) for one, other in zip(wanted, sampled.answer.deltas[row], strict=True))
+            positives += 1
+    assert positives == 2
+    assert len(asked[0]) == 5
+    assert found["teacher_class"].item() == pytest.approx(crossed / 8, rel=1e-4)
+    assert found["teacher_box"].item() == pytest.approx(apart / 8, rel=1e-4)
+
+
+# ---- section 4.1: what weights start from
+
+
+def deviations(module, kind):
+    """The standard deviation of each weight of that kind, by name."""
+    return {name: layer.weight.std().item() for name, layer in module.named_modules() if isinstance(layer, kind)}
+
+
+def test_pyramid_and_t_head_start_from_he_and_all_else_from_the_gaussian():
+    """Section 4.1: He initialisation in FPN and T-head, a Gaussian of 0.01 in the others."""
+    torch.manual_seed(0)
+    layers = (torch.nn.Conv2d, torch.nn.Linear)
+    for module in (StaggeredPyramid((256, 512), 256), teacher_head(Widths(), "dual")):
+        for name, layer in module.named_modules():
+            if isinstance(layer, layers):
+                assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / layer.weight[0].numel()), rel=0.1), name
+                assert not layer.bias.any()
+    student = SHead(Widths(), "guided*", paths=2)
+    found = deviations(student, (*layers, DeformableConv))
+    assert {"aligned.conv", "aligned3.conv", "project.0", "project.1", "score"} <= set(found)
+    assert all(value == pytest.approx(0.01, rel=0.15) for value in found.values()), found
+    free = SHead(Widths(), "deform", paths=2)
+    assert not free.aligned.offsets.weight.any()  # Dai et al.: offsets start at zero
+
+
+def test_no_batch_norm_learns():
+    """Section 4.1: all batch norms, scale and shift too."""
+    detector = build()
+    assert not any(p.requires_grad for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters())
