@@ -267,6 +267,11 @@ def _as_accurate(case: Any) -> Verdict:
     return case.equality("separated-r50", "r50-800", "ap")
 
 
+def _smaller_kernel(case: Any) -> Verdict:
+    """Table 2's sentence: (d), with 3x3 on P3, "is comparable with model (c)"."""
+    return case.equality("mimicdet", "guided", "ap")
+
+
 CLAIMS = (
     Claim("best-on-test-dev", 0, "magnitude", _test_dev),
     Claim("mimicking-gains", 1, "magnitude", _mimicking_gains, headline=True),
@@ -278,6 +283,7 @@ CLAIMS = (
     Claim("fast-r101", 7, "arithmetic", _fast_r101),
     Claim("both-on-test-dev", 8, "magnitude", _test_dev),
     Claim("shared-as-accurate", -1, "equality", _as_accurate),
+    Claim("smaller-kernel-on-p3", -1, "equality", _smaller_kernel),
 )
 
 PAPER = Paper(

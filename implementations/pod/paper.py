@@ -268,6 +268,10 @@ def _fd_gains(case: Any) -> Verdict:
     return _beside_the_control(case, "c4-r50-fd", "c4-r50")
 
 
+def _fd_as_gsl(case: Any) -> Verdict:
+    return case.equality("c4-r50-fd", "c4-r50-gsl", "ap")
+
+
 def _transfer_gains(case: Any) -> Verdict:
     """Against the baseline that was trained as long in all."""
     return _beside_the_control(case, "c4-r50-fd-wt", "c4-r50-2x")
@@ -289,6 +293,7 @@ CLAIMS = (
     Claim("gsl-gains", -1, "superiority", _gsl_gains, headline=True),
     Claim("fd-gains", -1, "superiority", _fd_gains, headline=True),
     Claim("transfer-gains", -1, "superiority", _transfer_gains, headline=True),
+    Claim("fd-as-accurate-as-gsl", -1, "equality", _fd_as_gsl),  # Table 4: "almost the same performance"
 )
 
 PAPER = Paper(
