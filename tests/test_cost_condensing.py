@@ -1,6 +1,8 @@
 """The cost columns of Condensing's Tables 3 and 4, by formulas of their own: no number here comes from the code that is tested."""
 
 import io
+import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -317,3 +319,13 @@ def test_counting_waits_neither_for_torchvision_nor_for_the_compiler():
     script += f"sys.exit(', '.join(name for name in {lazy} if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_the_costs_of_all_papers_take_less_than_ten_seconds(tmp_path):
+    """Of a processor's time, so that what runs beside the test counts for nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "LEANDET_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "bench.cli", "cost", "--quiet"], env=environment, check=False, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 10

@@ -340,7 +340,7 @@ def test_a_network_that_predicts_its_scales_is_not_plain():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["c4", "retina"])
+@pytest.mark.parametrize("kind", ["c4", "retina", pytest.param("fpn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", [plain_convolutions, lambda detector: detector])  # the second: as `leandet deploy RUN@onnx` exports it
 def test_the_graph_holds_no_operator_that_the_baselines_does_not(kind, form, tmp_path):
     pytest.importorskip("onnx", reason="needs the group `deploy`: pip install onnx onnxruntime openvino")
@@ -399,4 +399,32 @@ def test_a_graph_that_a_runtime_cannot_run_is_said_in_one_line(adapter, package,
     (tmp_path / "body.onnx").write_bytes(b"no graph")
     with pytest.raises(Unavailable, match=r"cannot run body.onnx: .*; export a row with plain convolutions") as caught:
         adapter.runner(tmp_path / "body.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("adapter", "package", "said"), [(onnx, "onnxruntime", "SampleAtScale"), (openvino, "openvino", "unconverted_ops")])
+def test_an_operator_that_a_runtime_lacks_is_said(adapter, package, said, tmp_path):
+    """A valid graph whose one operator is of a domain that no runtime has."""
+    made = pytest.importorskip("onnx", reason="as above")
+    pytest.importorskip(package, reason="as above")
+    value = made.helper.make_tensor_value_info("pixels", made.TensorProto.FLOAT, [1, 3, 8, 8])
+    node = made.helper.make_node("SampleAtScale", ["pixels"], ["maps"], domain="pod")
+    graph = made.helper.make_graph([node], "body", [value], [made.helper.make_tensor_value_info("maps", made.TensorProto.FLOAT, [1, 3, 8, 8])])
+    opsets = [made.helper.make_opsetid("", 17), made.helper.make_opsetid("pod", 1)]
+    made.save(made.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "body.onnx")
+    with pytest.raises(Unavailable, match=rf"cannot run body.onnx: .*{said}.*; export a row with plain convolutions") as caught:
+        adapter.runner(tmp_path / "body.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    pytest.importorskip("onnx", reason="as above")
+
+    class Unknown(nn.Module):
+        def forward(self, x):
+            return torch.special.i0(x)
+
+    free = ("pixels", ["maps"], {"pixels": {0: "images"}})
+    with pytest.raises(Unavailable, match=r"export to ONNX: .*i0.*; take a row whose convolutions are plain") as caught:
+        graphs._write(Unknown(), torch.zeros(1, 3, 8, 8), tmp_path / "body.onnx", free)
     assert "\n" not in str(caught.value)
