@@ -41,6 +41,11 @@ class Point:
     notes: tuple[str, ...] = ()
 
 
+def least_drawn(points: Sequence[Point]) -> float:
+    """The AP that a point must reach to be drawn, half of the best: what has lost more would press all others into a corner of the plot."""
+    return max((point.ap for point in points), default=0.0) / 2
+
+
 @dataclass(frozen=True)
 class Gain:
     """AP of the first of a pair minus that of the second, paired by seed and image."""

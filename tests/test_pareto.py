@@ -328,6 +328,17 @@ def test_the_three_kinds_of_points_look_apart(tmp_path):
     assert again[UNDECIDED] > drawn[UNDECIDED]
 
 
+def test_what_has_lost_half_of_the_accuracy_is_counted_and_not_drawn(known, tmp_path):
+    dead = replace(BIG, id="compression.dead", ap=0.0, interval=(0.0, 0.1), costs=replace(BIG.costs, stored_mb=0.01, macs_g=0.01))
+    svg, _ = draw(replace(known, points=(*known.points, dead)), tmp_path / "a.svg", tmp_path / "a.png", title="proxy")
+    text = svg.read_text()
+    assert "compression.dead" not in text
+    assert "1 rows below" in text
+    assert all(each.id in text for each in known.points)
+    with_none, _ = draw(known, tmp_path / "b.svg", tmp_path / "b.png", title="proxy")
+    assert "not drawn" not in with_none.read_text()
+
+
 def test_the_line_goes_through_what_is_better_than_all_that_is_cheaper():
     cheap, worse, same, best = (point(name, ap) for name, ap in (("cheap", 40), ("worse", 39), ("same", 40), ("best", 60)))
     assert rising([cheap, worse, same, best]) == [cheap, best]

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import SEEDS
-from bench.pareto import AXES, Field, Point, beaten_text, front, kind, standing
+from bench.pareto import AXES, Field, Point, beaten_text, front, kind, least_drawn, standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,10 @@ STEPS = tuple(sign * FONT * step for step in range(1, 22) for sign in (1, -1))  
 
 
 def draw(known: Field, svg: Path, png: Path, *, title: str) -> tuple[Path, Path]:
-    """Write both files; what nothing beats for certain is on a line, LEGEND tells the three kinds apart, bars are 95 % over seeds and images."""
+    """Write both files; what nothing beats for certain is on a line, LEGEND tells the three kinds apart, bars are 95 % over seeds and images.
+
+    Points below `least_drawn` are left out, and the title says how many.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -42,7 +45,8 @@ def draw(known: Field, svg: Path, png: Path, *, title: str) -> tuple[Path, Path]
         for axis, panel in zip(AXES, panels, strict=True):
             _panel(known, axis, panel)
         panels[0].set_ylabel("AP")
-        figure.suptitle(title)
+        low = [point for point in known.points if point.ap < least_drawn(known.points)]
+        figure.suptitle(title + (f"; {len(low)} rows below {least_drawn(known.points):.1f} AP are not drawn" if low else ""))
         _legend(figure)
         figure.draw_without_rendering()  # settles where the panels lie
         for axis, panel in zip(AXES, panels, strict=True):
@@ -63,7 +67,9 @@ def _legend(figure: Any) -> None:
 
 def _drawn(known: Field, axis: str) -> list[tuple[Point, str]]:
     """The points that have such a cost, each with its kind; those whose names matter most first."""
-    found = [(point, kind(beaten_text(standing(known, axis, point)))) for point in known.points if getattr(point.costs, axis) is not None]
+    least = least_drawn(known.points)
+    points = [point for point in known.points if getattr(point.costs, axis) is not None and point.ap >= least]
+    found = [(point, kind(beaten_text(standing(known, axis, point)))) for point in points]
     return sorted(found, key=lambda each: list(LOOKS).index(each[1]))
 
 
@@ -80,7 +86,7 @@ def _panel(known: Field, axis: str, panel: Any) -> None:
         cost, (low, high), (colour, face) = getattr(point.costs, axis), point.interval, LOOKS[found]
         bar, looks = [[max(0.0, point.ap - low)], [max(0.0, high - point.ap)]], {"color": colour, "markerfacecolor": face}
         panel.errorbar([cost], [point.ap], yerr=bar, fmt="o", ms=4, capsize=2, zorder=4 - list(LOOKS).index(found), **looks)
-    edge = rising(front(known, axis))
+    edge = rising([point for point in front(known, axis) if point.ap >= least_drawn(known.points)])
     panel.plot([getattr(point.costs, axis) for point in edge], [point.ap for point in edge], color=FRONT, lw=0.8, alpha=0.6, zorder=1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
 
-from bench.pareto import AXES, UNDECIDED, kind
+from bench.pareto import AXES, UNDECIDED, kind, least_drawn
 from bench.pareto_record import changed, kept_of, pareto_records, timed_on
 from bench.records import machine_of
 from bench.report.scatter import Point, scatter
@@ -69,12 +69,16 @@ def _view(record: Record, records: Sequence[Record]) -> View:
     untimed = () if any(each.point.costs.ms for each in kept) else ("No row was timed with these weights, so there is no plot against time",)
     old = changed(record, records)
     stale = f"{', '.join(old[:5])}{' and others' if len(old) > 5 else ''}: made anew since; next: leandet pareto --tier {record.tier}" if old else ""
-    notes = (*untimed, *(str(said) for said in record.samples["missing"]), *((stale,) if stale else ()))
+    least = least_drawn([each.point for each in kept])
+    low = sum(each.point.ap < least for each in kept)
+    undrawn = (f"{low} rows below {least:.1f} AP, half of the best, stand in the table alone",) if low else ()
+    notes = (*untimed, *undrawn, *(str(said) for said in record.samples["missing"]), *((stale,) if stale else ()))
     return View(record.id, record.tier, str(record.context["data"]), machine_of(record), timed, tuple(plots), tuple(map(_row, kept)), notes)
 
 
 def _plot(kept: Sequence[Kept], axis: str, named: str) -> str:
-    points = [_point(each, axis) for each in kept if getattr(each.point.costs, axis)]
+    least = least_drawn([each.point for each in kept])
+    points = [_point(each, axis) for each in kept if getattr(each.point.costs, axis) and each.point.ap >= least]
     return scatter(f"AP against {AXIS_NAMES[axis]}", points, horizontal=named, vertical="AP", logarithmic=True)
 
 
