@@ -22,6 +22,7 @@ from bench.spec import Request
 from bench.training_time import Learner, in_turns
 from bench.types import detect
 from implementations.baselines.retinanet import retinanet
+from implementations.layers.backbones import freeze
 from implementations.layers.fused import available, fused
 from implementations.mimicdet.deployment import kept
 
@@ -76,6 +77,7 @@ def test_a_teacher_does_not_double_the_training_by_much():
         row = PAPER.row(key)
         torch.manual_seed(0)
         model = row.build(Request(row.setting, SCALES["proxy"], len(split.classes)), **row.arguments)
+        freeze(model.backbone, 2)  # as a run has them
         found[key] = Learner(runs[key], model, split, SCALES["proxy"].schedule)
     medians = {key: statistics.median(steps) for key, steps in in_turns(fabric, found, ROUNDS).items()}
     print(medians, medians["mimicdet"] / medians["no-t-head"])
