@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import cli
+from bench import cli, places
 from bench.assemble import build_detector
 from bench.catalogue import find_paper
 from bench.records import Record, write_record
@@ -20,10 +20,11 @@ from implementations.compression.adopted import GAPS, MARK, adopt, faster_rcnn
 from implementations.compression.blocks import layers_of
 from implementations.compression.checkpoints import load_published, recorded_shapes
 from implementations.compression.model import build_dense, load_source
-from implementations.compression.storage import equal_bits, read_compressed, save_detector
+from implementations.compression.storage import equal_bits, load_detector, read_compressed, save_detector
 from implementations.layers.backbones import load_backbone
 
 RUN, PRUNED, LOWERED = "compression.dense.smoke.s0", "compression.both-30.smoke.s0", "compression.int8.smoke.s0"
+NARROWED = "compression.channels-both-30.smoke.s0"
 CLASSES = 10  # of scenes-v1
 
 
@@ -50,6 +51,7 @@ def home(tmp_path_factory):
     lowered = row("int8", dense=weights)
     lowered.compression.calibrate(lowered, [torch.rand(3, 64, 64) for _ in range(2)])
     end(folder, LOWERED, lowered)
+    end(folder, NARROWED, row("channels-both-30", dense=weights))
     end(folder, "compression.dense.smoke.s1", row("dense"), status="failed")
     return folder
 
@@ -173,6 +175,31 @@ def test_other_papers_detectors_are_stored_too(home, there_and_back):
     assert int((weights == 0).sum()) == round(0.2 * len(weights))
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8 weights", "int8"])
+def test_channels_are_taken_out_and_the_file_fills_a_detector_that_was_built_wide(leandet, tmp_path, precision):
+    pytest.importorskip("torch_pruning")
+    out = tmp_path / "a.lean"
+    code, told, err = leandet("compress", RUN, out, "--kind", "channels", "--sparsity", "0.3", "--precision", precision, "--images", "2")
+    assert code == 0, err
+    assert "smaller" in told
+    assert ("int8 kernels on smaller layers" in told) == (precision == "int8")
+    if precision == "float32":
+        dense = row("dense")
+        load_detector(dense, out)
+        assert sum(p.numel() for p in dense.parameters()) < 0.9 * sum(p.numel() for p in row("dense").parameters())
+        assert dense.finish(dense.network(dense.prepare([torch.rand(3, 64, 64)])))
+
+
+def test_a_narrowed_run_is_stored_on_8_bits_without_what_it_started_from(leandet, tmp_path):
+    pytest.importorskip("torch_pruning")
+    code, told, err = leandet("compress", NARROWED, tmp_path / "a.lean", "--precision", "int8 weights")
+    assert code == 0, err
+    assert "smaller" in told
+    shapes = {name: tensor.shape for name, tensor in load_file(places.run_folder(NARROWED) / "weights.safetensors").items()}
+    leandet("expand", tmp_path / "a.lean", tmp_path / "b.safetensors")
+    assert {name: tensor.shape for name, tensor in load_file(tmp_path / "b.safetensors").items()} == shapes
+
+
 MISTAKES = [
     (f"compress {RUN} OUT --sparsity 1.5", "--sparsity '1.5'", "allowed: a number from 0 to 1"),
     (f"compress {RUN} OUT --sparsity abc", "--sparsity 'abc'", "give 0.3 for 30 %"),
@@ -183,6 +210,9 @@ MISTAKES = [
     (f"compress {RUN} OUT --precision int4", "--precision 'int4'", "float32, int8 weights, int8"),
     (f"compress {RUN} OUT --precision int8 --images 0", "--images 0: no images to calibrate on", "allowed: 1 or more, 64 are usual"),
     (f"compress {RUN} OUT --remove", "--remove with --kind weights", "--kind units"),
+    (f"compress {RUN} OUT --kind channels --sparsity 0.3 --remove", "--remove with --kind channels", "taken out anyhow"),
+    (f"compress {RUN} OUT --kind channels", "--kind channels with --sparsity 0: none would go", "give 0.3 for 30 %"),
+    (f"compress {NARROWED} OUT --kind channels --sparsity 0.5", "compressed already (units taken out)", "leave the options out"),
     ("compress compression.dense.smoke.s2 OUT", "has no weights here", "next: leandet run compression.dense.smoke.s2"),
     ("compress compression.dense.smoke.s1 OUT", "is not finished here", "next: leandet run compression.dense.smoke.s1"),
     ("compress compression.nope.smoke.s0 OUT", "'nope'", "allowed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,14 @@ from bench.assemble import build_detector
 from bench.catalogue import built
 from bench.meters.compressed import compressed_cost
 from bench.scales import SCALES
+from bench.spec import Request
 from bench.types import Target, Unavailable, UserError
 from implementations.compression import narrowing
+from implementations.compression.blocks import layers_of
+from implementations.compression.model import build_dense
 from implementations.compression.narrowing import narrow
 from implementations.compression.smaller import fill_narrowed, narrow_elsewhere
+from implementations.compression.storage import load_detector, save_detector
 
 DETECTORS = (
     "compression.dense",
@@ -128,7 +133,31 @@ def test_no_layer_loses_its_last_channel():
     detector = detector_of("compression.dense")
     narrow(detector, "both", 1.0)
     assert detector.regions.head.fc7.out_features == 1
-    assert len(said(detector)) > 0
+    assert all(torch.isfinite(one).all() for one in said(detector))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_each_layer_becomes_narrower_or_is_named(name):
+    """Nearly all channels go, so that every layer that can loses some; the record must name the others."""
+    pytest.importorskip("torch_pruning")
+    dense = detector_of(name)
+    detector = copy.deepcopy(dense)
+    taken = narrow(detector, "both", 1.0)
+    before, after = ({layer.name: len(layer.module.weight) for layer in layers_of(each, "both") if not layer.answers} for each in (dense, detector))
+    assert {layer for layer, width in after.items() if width == before[layer] > 1} == {layer for layer in taken.whole if before[layer] > 1}
+    assert taken.whole  # what parts say to one another at least
+
+
+def test_a_group_that_is_all_zero_goes_first():
+    pytest.importorskip("torch_pruning")
+    detector = detector_of("compression.c4-dense")
+    block = detector.backbone.layer2[0]
+    with torch.no_grad():
+        for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias, block.conv2.weight):
+            tensor.zero_()
+    of, width = narrow(copy.deepcopy(detector), "both", 0.0).of, block.conv1.out_channels
+    narrow(detector, "both", (width - 1) / of)
+    assert block.conv1.out_channels == 1
 
 
 def test_what_would_answer_otherwise_is_put_back_and_named(monkeypatch):
@@ -143,6 +172,24 @@ def test_what_would_answer_otherwise_is_put_back_and_named(monkeypatch):
     assert all(torch.equal(tensor, own[name]) for name, tensor in dense.state_dict().items())
     for one, other in zip(said(detector), said(dense), strict=True):
         assert torch.equal(one, other)
+    with pytest.raises(Unavailable, match="no channel of this TwoStage can be taken out"):
+        narrow_elsewhere(detector, share=0.3)
+
+
+def test_a_part_that_cannot_be_followed_is_named_layer_by_layer(monkeypatch):
+    pytest.importorskip("torch_pruning")
+    known = narrowing.Graph
+
+    def refusing(piece, layers):
+        if piece.name == "head":
+            raise RuntimeError("cannot follow")
+        return known(piece, layers)
+
+    monkeypatch.setattr(narrowing, "Graph", refusing)
+    detector = narrow_elsewhere(detector_of("compression.dense"), share=0.3)
+    assert {"regions.head.fc6", "regions.head.fc7"} <= set(detector.compression.taken.whole)
+    assert "as wide as before: " in detector.compression.kernels
+    assert "others" in detector.compression.kernels
 
 
 def test_norms_stay_fixed_and_so_does_what_did_not_learn():
@@ -165,6 +212,57 @@ def test_weights_of_narrower_layers_fill_a_detector_that_was_built_wide(name, tm
     fill_narrowed(filled, tmp_path / "weights.safetensors")
     for one, other in zip(said(filled), said(narrowed), strict=True):
         assert torch.equal(one, other)
+    save_detector(narrowed, tmp_path / "file.lean")
+    loaded = detector_of(name, seed=2)
+    load_detector(loaded, tmp_path / "file.lean")
+    for one, other in zip(said(loaded), said(narrowed), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_is_built_again_without_what_it_started_from():
+    """Other weights would have lost other channels; its own say how wide it is."""
+    pytest.importorskip("torch_pruning")
+    first, again = (narrow_elsewhere(detector_of("compression.dense", seed), share=0.3) for seed in (0, 1))
+    shapes = [tuple(tensor.shape) for tensor in again.state_dict().values()]
+    again.load_state_dict(first.state_dict())
+    assert shapes != [tuple(tensor.shape) for tensor in again.state_dict().values()]
+    for one, other in zip(said(again), said(first), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_eight_bits_after_narrowing_says_both(tmp_path):
+    pytest.importorskip("torch_pruning")
+    row = built()["compression"].row("channels-both-30-tuned-int8")
+    request = Request(row.setting, SCALES["smoke"], 4)
+    dense = build_dense(request).eval()
+    narrowed = narrow_elsewhere(copy.deepcopy(dense), share=0.3)
+    path = tmp_path / "weights.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in narrowed.state_dict().items()}, path)
+    found = row.build(replace(request, inputs={"channels-both-30-tuned": path}), **row.arguments).eval()
+    found.compression.calibrate(found, [torch.rand(3, 64, 96) for _ in range(2)])
+    assert found.compression.kernels == "int8 kernels on smaller layers"
+    assert found.compression.bits == (8, 8)
+    assert (found.compression.plan.sparsity, found.compression.plan.removed) == (0.3, True)
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(found.features(pixels), narrowed.features(pixels), strict=True):
+            assert torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1] > 0.95  # on random weights steps of 7 bits are coarse
+    assert found.compression.stored_bytes(found) < 0.4 * narrowed.compression.stored_bytes(narrowed)
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), (b"no weights", "cannot be read")])
+def test_weights_that_cannot_be_read_are_named(text, said, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    if text:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=rf"weights.safetensors: {said}"):
+        fill_narrowed(detector_of("compression.c4-dense"), path)
+
+
+def test_weights_of_another_detector_are_named(tmp_path):
+    save_file({key: tensor.contiguous() for key, tensor in detector_of("compression.dense").state_dict().items()}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"other.safetensors: backbone.layer4.* is missing, unknown or wider"):
+        fill_narrowed(detector_of("compression.c4-dense"), tmp_path / "other.safetensors")
 
 
 def test_bad_input_is_one_line():
@@ -177,5 +275,7 @@ def test_bad_input_is_one_line():
 
 def test_without_the_library_the_next_step_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    detector = detector_of("compression.c4-dense").train()
     with pytest.raises(Unavailable, match="pip install torch-pruning"):
-        narrow(detector_of("compression.c4-dense"), "both", 0.3)
+        narrow(detector, "both", 0.3)
+    assert detector.training

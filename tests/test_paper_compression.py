@@ -170,4 +170,4 @@ def test_a_tuned_row_starts_from_the_dense_row_and_from_no_pretrained_backbone()
     assert runs["compression.dense.smoke.s0"].needs == ("compression.body.smoke.s0",)
     assert runs["compression.body.smoke.s0"].needs == ("pretrain.R50.smoke.s0",)
     tuned = [row for row in PAPER.rows if row.needs and any(isinstance(step, Train) for step in row.recipe)]
-    assert all(row.needs == ("dense",) and row.arguments["tuned"] for row in tuned)
+    assert all(row.needs == (row.reference,) and row.reference.endswith("dense") and row.arguments["tuned"] for row in tuned)

@@ -113,8 +113,7 @@ ROWS = (
     ),
     _combined("light-s-int8", "Light-Head R-CNN, setting S, 8 bits", LIGHT, INT8),
     _combined("student-int8", "the deployed student of MimicDet, 8 bits", STUDENT, INT8),
-    _tuned("light-s-narrowed", "Light-Head R-CNN, setting S, 30 % of its channels taken out, tuned", LIGHT, NARROWED),
-    _tuned("student-narrowed", "the deployed student of MimicDet, 30 % of its channels taken out, tuned", STUDENT, NARROWED),
+    _tuned("student-narrowed", "the deployed student of MimicDet, 30 % of its removable channels taken out, tuned", STUDENT, NARROWED),
 )
 
 PAPER = Paper(

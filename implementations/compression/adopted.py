@@ -17,6 +17,7 @@ from bench.spec import Request, Setting
 from bench.types import UserError
 from implementations.compression.checkpoints import EPS, classes_of, layout_of, load_published, read_checkpoint, renamed, stride_first
 from implementations.compression.model import build_dense
+from implementations.compression.widths import fit, misfit
 
 if TYPE_CHECKING:
     from implementations.layers.two_stage import TwoStage
@@ -111,6 +112,9 @@ def _filled(state: dict[str, Tensor], path: Path, classes: int | None) -> TwoSta
     if MARKED in state:
         stride_first(detector)
         _mark(detector)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if not misfit(detector, shapes):  # a file whose channels were taken out
+        fit(detector, shapes)
     own = detector.state_dict()
     wrong = sorted(name for name in own.keys() | state.keys() if name not in own or name not in state or own[name].shape != state[name].shape)
     if wrong:

@@ -15,7 +15,7 @@ from implementations.compression.elsewhere import Elsewhere, compress_elsewhere,
 from implementations.compression.model import BITS, Compression
 from implementations.compression.pruning import KINDS
 from implementations.compression.quantisation import Int8
-from implementations.compression.smaller import narrow_elsewhere
+from implementations.compression.smaller import Narrowed, narrow_elsewhere, then_eight_bits
 from implementations.compression.storage import read_compressed, save_detector
 
 CHANNELS = "channels"  # taken out with all that gives and reads them
@@ -43,6 +43,8 @@ def plan_of(wish: Wish) -> Compression:
         raise UserError(f"--remove with --kind {wish.kind}: {why}; allowed: with --kind units; leave it out, or give that")
     if wish.images < 1:
         raise UserError(f"--images {wish.images}: no images to calibrate on; allowed: 1 or more, 64 are usual; give one of these")
+    if wish.kind == CHANNELS and not sparsity_of(wish.sparsity):
+        raise UserError(f"--kind {CHANNELS} with --sparsity {wish.sparsity}: none would go; allowed: above 0; give 0.3 for 30 %, or leave --kind out")
     return Compression(wish.block, sparsity_of(wish.sparsity), wish.kind, wish.remove, wish.precision, wish.images)
 
 
@@ -68,8 +70,10 @@ def compressed(detector: Any, plan: Compression) -> Any:
         detector.compression = getattr(detector, "compression", None) or Elsewhere(plan)
         return detector
     whole = _whole(before, plan)
-    if plan.kind == CHANNELS and plan.sparsity:
-        return _narrowed(detector, plan)
+    if plan.kind == CHANNELS:
+        narrow_elsewhere(detector, block=plan.block, share=plan.sparsity)
+    if isinstance(getattr(detector, "compression", None), Narrowed):
+        return _after_narrowing(detector, plan)
     detector.compression = None  # what was done before stands in `whole`
     make = eight_bits_elsewhere if plan.precision == "int8" else compress_elsewhere
     make(detector, **{each.name: getattr(plan, each.name) for each in fields(plan)})
@@ -78,12 +82,16 @@ def compressed(detector: Any, plan: Compression) -> Any:
     return detector
 
 
-def _narrowed(detector: Any, plan: Compression) -> Any:
-    """Take channels out, then put what is left on 8 bits where that is asked."""
-    narrow_elsewhere(detector, block=plan.block, share=plan.sparsity)
+def _after_narrowing(detector: Any, plan: Compression) -> Any:
+    """Put what is left of a detector's channels on 8 bits, where that is asked."""
+    done: Narrowed = detector.compression
     if plan.precision == "int8":
-        return eight_bits_elsewhere(detector, precision=plan.precision, images=plan.images)
-    return compress_elsewhere(detector, precision=plan.precision) if plan.precision != "float32" else detector
+        return then_eight_bits(detector, done, precision=plan.precision, images=plan.images)
+    if plan.precision != "float32":
+        detector.compression = None
+        compress_elsewhere(detector, precision=plan.precision)
+        detector.compression = replace(done, then=detector.compression)
+    return detector
 
 
 def _before(detector: Any) -> Compression | None:
@@ -97,7 +105,8 @@ def _before(detector: Any) -> Compression | None:
 def _whole(before: Compression | None, plan: Compression) -> Compression:
     if before is None:
         return plan
-    if before.precision != "float32" or before.removed:
+    only_bits = not plan.sparsity and not plan.removed
+    if before.precision != "float32" or (before.removed and not only_bits):
         done = before.precision if before.precision != "float32" else "units taken out"
         raise UserError(
             f"this run is compressed already ({done}); allowed: storing it as it is; leave the options out, or name the run it starts from"

@@ -1,9 +1,10 @@
 """Whole channels are taken out: those of a block that matter least, with all that gives and reads them, so that a smaller network results.
 
-torch-pruning finds which layers share a channel (by shortcuts, norms, the sums of a pyramid) and weighs it by the L2 norms of all that it has
-there, relative to the others of its group. Backbone and pyramid are followed together, every other part of a detector for itself: what parts say
-to one another (the maps of the pyramid, features of RoIs, answers) keeps its channels. What the library cannot follow, or without which a part would
-answer otherwise than with these channels at zero, stays as it was and is named.
+torch-pruning finds which layers share a channel (by shortcuts, norms, the sums of a pyramid) and weighs it: the squares of all weights that give or
+read it, and of its norm's scale, a mean over these layers, relative to the mean of the group. Backbone and pyramid are followed together, every
+other part of a detector for itself: what parts say to one another (the maps of the pyramid, features of RoIs, answers) keeps its channels. What the
+library cannot follow, or without which a part would answer otherwise than with these channels at zero, stays as wide as it was. Layers that stay so
+are named.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -22,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 from implementations.compression.blocks import ANSWERS, Layer, layers_of
 from implementations.compression.pruning import share as counted
 from implementations.compression.removal import layers_called, library
+from implementations.compression.widths import SIDE, tell_channels
 
-SIDE = 128  # px of the image that the parts are followed with: every level of a pyramid has a cell
 APART = 1e-3  # of a part's largest answer: more is no rounding
 SHRINKING = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 BY_PLACE = ("OKPDNet",)  # classes whose answers are read by their place in the map: no library follows what reads them
@@ -44,7 +45,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Taken:
-    """How many channels went, of how many that could, and which parts and layers stayed as they were."""
+    """How many channels went, of how many that could, and which layers of the block stayed as wide as they were, answering layers apart."""
 
     channels: int
     of: int
@@ -154,6 +155,7 @@ class Group:
 
     piece: int  # its place among the pieces
     root: nn.Module  # a layer that gives them
+    givers: tuple[nn.Module, ...]  # all of these, the root among them
     marks: Tensor  # (channels,): how much each matters, relative to the mean
 
 
@@ -166,8 +168,10 @@ class Graph:
         own = [layer for layer in layers if any(layer.module is module for part in piece.modules for module in part.modules())]
         self.given = {layer.module for layer in own if not layer.answers}
         self.followed = _Followed(piece)
-        self.inputs = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in piece.inputs)
-        self.followed(*self.inputs)  # so that there are readers
+        weight = next(parameter for part in piece.modules for parameter in part.parameters())
+        self.inputs = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight) for shape in piece.inputs)
+        self.followed.to(weight)(*self.inputs)  # so that there are readers
+        self.followed.to(weight)
         self.known = self.pruner.DependencyGraph().build_dependency(self.followed, example_inputs=self.inputs, forward_fn=_called)
 
     def groups(self, place: int) -> Iterator[Group]:
@@ -179,7 +183,7 @@ class Graph:
             givers = {layer for dep, layer in zip(_of_layers(group), layers, strict=True) if self.known.is_out_channel_pruning_fn(dep.handler)}
             parameters = any(isinstance(dep.target.module, nn.Parameter) for dep, _ in group)  # of a layer that the library does not know
             if readers.isdisjoint(layers) and givers <= self.given and not parameters and not any(map(_in_groups, layers)):
-                yield Group(place, group[0].dep.target.module, weigh(group))
+                yield Group(place, group[0].dep.target.module, tuple(givers), weigh(group).nan_to_num(0.0))  # all of a group at zero: 0 of 0
 
     def group(self, root: nn.Module, channels: Sequence[int]) -> Any:
         """Some channels of a group, as the library has them."""
@@ -215,40 +219,44 @@ def least(groups: Sequence[Group], share: float) -> tuple[list[tuple[Group, list
 
 
 def narrow(detector: Any, block: str, share: float) -> Taken:
-    """Take the channels of a block that matter least out of a detector, in place. UserError for a block that it lacks or a share outside 0..1.
+    """Take that share of a block's channels, of those that can go, out of a detector, in place; the ones that matter least.
 
-    Unavailable where the library is missing.
+    UserError for a block that it lacks or a share outside 0..1; Unavailable where the library is missing.
     """
     layers, learning = layers_of(detector, block), detector.training
     counted(share, 0)
-    names = {module: name for name, module in detector.named_modules()}
-    with layers_called(detector.eval()), _all_learn(detector), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graphs, whole = _graphs(detector, layers)
-        chosen, of = least([group for place, graph in enumerate(graphs) for group in graph.groups(place)], share)
-        gone = 0
-        for group, channels in chosen:
-            if _taken_out(graphs[group.piece], group.root, channels):
-                gone += len(channels)
-            else:
-                whole.append(names[group.root])
-    tell_channels(detector)
-    detector.train(learning)
-    return Taken(gone, of, tuple(whole))
-
-
-def _graphs(detector: Any, layers: Sequence[Layer]) -> tuple[list[Graph], list[str]]:
-    """The pieces that hold layers of the block, as far as they can be followed, and the names of the others."""
     library()
-    graphs, whole = list[Graph](), list[str]()
+    try:
+        with layers_called(detector.eval()), _all_learn(detector), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _narrowed(detector, layers, share)
+    finally:
+        tell_channels(detector)
+        detector.train(learning)
+
+
+def _narrowed(detector: Any, layers: Sequence[Layer], share: float) -> Taken:
+    graphs = _graphs(detector, layers)
+    groups = [group for place, graph in enumerate(graphs) for group in graph.groups(place)]
+    chosen, of = least(groups, share)
+    narrower = {layer for group in groups for layer in group.givers}
+    gone = 0
+    for group, channels in chosen:
+        if _taken_out(graphs[group.piece], group.root, channels):
+            gone += len(channels)
+        else:
+            narrower -= set(group.givers)
+    return Taken(gone, of, tuple(layer.name for layer in layers if not layer.answers and layer.module not in narrower))
+
+
+def _graphs(detector: Any, layers: Sequence[Layer]) -> list[Graph]:
+    """The pieces that hold layers of the block, as far as they can be followed."""
+    graphs = list[Graph]()
     for piece in pieces_of(detector):
-        if not any(layer.module is module for layer in layers for part in piece.modules for module in part.modules()):
-            continue
-        try:
-            graphs.append(Graph(piece, layers))
-        except Exception:  # noqa: BLE001 - the library raises anything where it cannot follow, and the part is named
-            whole.append(piece.name)
-    return graphs, whole
+        if any(layer.module is module for layer in layers for part in piece.modules for module in part.modules()):
+            with suppress(Exception):  # the library raises anything where it cannot follow; the layers are named then
+                graphs.append(Graph(piece, layers))
+    return graphs
 
 
 def _taken_out(graph: Graph, root: nn.Module, channels: Sequence[int]) -> bool:
@@ -313,14 +321,3 @@ def _all_learn(detector: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in detector.named_parameters():
             parameter.requires_grad_(name not in fixed)
-
-
-def tell_channels(detector: Any) -> None:
-    """Let the detector know how many channels its backbone's maps have now."""
-    with torch.no_grad():
-        channels = tuple(int(one.shape[1]) for one in detector.backbone(torch.zeros(1, 3, SIDE, SIDE)))
-    if hasattr(detector.backbone, "channels"):
-        detector.backbone.channels = channels
-    for one in (detector, *getattr(detector, "plain", ())):
-        if hasattr(one.config, "channels"):
-            one.config = replace(one.config, channels=channels)

@@ -65,7 +65,7 @@ def onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> An
     return compress_elsewhere(found, **plan)
 
 
-def narrowed_onto(found: Any, *, source: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
+def narrowed_onto(found: Any, *, source: str = "", detector: str = "", **plan: Any) -> Any:  # noqa: ARG001 - what a row of ours starts from
     """What the arguments of a row say whose channels are taken out, done to a detector of another paper, in place."""
     from implementations.compression.smaller import narrow_elsewhere
 
@@ -143,7 +143,7 @@ def _narrowed(percent: int, *, tuned: bool = False, detector: str = "", title: s
     arguments = MappingProxyType(
         {"source": source, "share": percent / 100, **({"detector": detector} if detector else {}), **({"tuned": True} if tuned else {})}
     )
-    title = f"{title}{percent} % of the channels of both taken out" + (", tuned" if tuned else "")
+    title = f"{title}{percent} % of the removable channels of both taken out" + (", tuned" if tuned else "")
     row = Row(key, title, WILDLIFE, narrowed, arguments, recipe=ONE_SHOT, needs=(source,), reference=source)
     return replace(row, recipe=(Transform("narrow"), Train("tune")), effort=AGAIN) if tuned else row
 
@@ -179,10 +179,10 @@ def _other(detector: str, title: str) -> tuple[Row, ...]:
 
 _NARROWED_INT8 = Row(
     "channels-both-30-tuned-int8",
-    "30 % of the channels of both taken out, tuned, then 8 bits",
+    "30 % of the removable channels of both taken out, tuned, then 8 bits",
     WILDLIFE,
     after_narrowing,
-    MappingProxyType({"source": "channels-both-30-tuned", "precision": "int8"}),
+    MappingProxyType({"source": "channels-both-30-tuned", "share": 0.3, "precision": "int8"}),
     recipe=ONE_SHOT,
     needs=("channels-both-30-tuned",),
     reference="dense",

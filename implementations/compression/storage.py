@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bench.types import UserError
 from implementations.compression import packing
 from implementations.compression.quantisation import Int8, compact_state
+from implementations.compression.widths import fit, misfit
 
 MAGIC = b"LEANDET\x00"
 VERSION = 1
@@ -224,8 +225,11 @@ def save_detector(detector: nn.Module, path: Path, *, compressor: str = "zstd") 
 
 
 def load_detector(detector: nn.Module, path: Path) -> None:
-    """Fill a detector that is built alike; UserError names the first tensor that does not fit."""
+    """Fill a detector that is built alike, or wider than the file's; UserError names the first tensor that does not fit."""
     stored = {name: value.dequantised() if isinstance(value, Int8) else value for name, value in read_compressed(path).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    if not misfit(detector, shapes):
+        fit(detector, shapes)
     own = detector.state_dict()
     for name in sorted(own.keys() | stored.keys()):
         if name not in own or name not in stored or own[name].shape != stored[name].shape:
