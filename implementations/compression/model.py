@@ -6,6 +6,8 @@ weights and activations, on 8 bits (quantisation.py, int8.py). A row that is tun
 What the paper does not say, and what is done here:
 - whether Table 1 pruned weights or units: its rows are weights here, and every column has a row with units as well;
 - whether it was trained on after pruning: one-shot and tuned are both rows;
+- how units are taken out: rows `units-*` rank units as the paper does and leave channels that others share; rows `channels-*` rank whole channels by
+  torch-pruning's measure (squares of all weights that give or read one, relative to the mean of those that go together) and take them out;
 - the number of classes: 20, as its 41.4 M parameters need 12 to 29; the proposal network is never pruned, as its three blocks have it;
 - what is pruned in a block: weights of convolutions and linear layers; biases and norms stay. "Columns" are the weights of one unit, with its bias
   and the scale and shift of its norm, so that a pruned unit says zero; the units of the last layers are classes and box sides and stay;
