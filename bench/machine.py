@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import places
 
-PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "hotcoco", "leandet")
+PACKAGES = ("torch", "torchvision", "torch-pruning", "lightning-fabric", "numpy", "hotcoco", "leandet")
 ARITHMETIC = ("torch", "torchvision", "numpy")  # of them, whose version may decide how a number is rounded
 BF16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without either a CPU emulates bfloat16, slower than float32
 BF16_GAIN = 1.2  # times as fast, so that one noisy measurement does not decide
