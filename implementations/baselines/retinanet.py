@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +31,6 @@ STRIDES = (8, 16, 32, 64, 128)  # P3 to P7
 OCTAVE = (0.0, 1 / 3, 2 / 3)  # section 4: three anchor sides a level, thirds of an octave apart
 WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 DEPTH = 4  # 3x3 convolutions of each subnet before its prediction
-DEVIATION = 0.01  # of the subnets' first weights (section 4.1)
 PRIOR = 0.01  # of an anchor to be an object, at the start (section 4.1)
 
 
@@ -57,7 +56,6 @@ class RetinaConfig:
     detections: int = 100  # at most, an image
     jitter: tuple[int, ...] = ()  # px of the shorter side, drawn for each image in training; none: `shorter`
     told: tuple[object, ...] = ()  # what a method is told beyond it
-    deviation: float = DEVIATION  # of the subnets' first weights; a narrower map needs a larger one, or each layer shrinks what it reads
 
 
 class Levels(nn.Module):
@@ -82,12 +80,12 @@ class Levels(nn.Module):
 class Subnet(nn.Module):
     """Four 3x3 convolutions with ReLU, then the prediction of every anchor; shared by the levels."""
 
-    def __init__(self, width: int, outputs: int, *, deviation: float, bias: float = 0.0) -> None:
+    def __init__(self, width: int, outputs: int, *, bias: float = 0.0) -> None:
         super().__init__()
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(DEPTH))
         self.predict = nn.Conv2d(width, outputs, 3, padding=1)
         for layer in (*self.convs, self.predict):
-            nn.init.normal_(layer.weight, std=deviation)
+            nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.predict.bias, bias)
 
@@ -101,11 +99,11 @@ class Subnet(nn.Module):
 class RetinaHead(nn.Module):
     """Classes and box offsets of all anchors."""
 
-    def __init__(self, width: int, classes: int, anchors: int, *, deviation: float) -> None:
+    def __init__(self, width: int, classes: int, anchors: int) -> None:
         super().__init__()
         self.classes = classes
-        self.class_subnet = Subnet(width, anchors * classes, deviation=deviation, bias=-math.log((1 - PRIOR) / PRIOR))
-        self.box_subnet = Subnet(width, anchors * 4, deviation=deviation)
+        self.class_subnet = Subnet(width, anchors * classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.box_subnet = Subnet(width, anchors * 4)
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, C, H, W) -> logits (B, N, classes) and offsets (B, N, 4), level by level."""
@@ -139,7 +137,7 @@ class RetinaNet(nn.Module):
         self.backbone = backbone
         self.neck = Levels(config.channels, config.width)
         self.anchors = Anchors(config.anchor_sizes, config.ratios)
-        self.head = RetinaHead(config.width, config.classes, self.anchors.per_cell, deviation=config.deviation)
+        self.head = RetinaHead(config.width, config.classes, self.anchors.per_cell)
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad to a multiple of 32."""
@@ -233,4 +231,4 @@ def retinanet(request: Request, *, jitter: Sequence[int] = ()) -> RetinaNet:
     sides = tuple(round(request.scale.pixels(side)) for side in jitter)
     width = pyramid_width(request)
     config = RetinaConfig("retinanet", *image_sides(request), request.classes, anchor_sizes(request), backbone.channels, width, jitter=sides)
-    return RetinaNet(replace(config, deviation=DEVIATION / math.sqrt(request.scale.width)), backbone)
+    return RetinaNet(config, backbone)
