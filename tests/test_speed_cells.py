@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import verdicts
+from bench import tables, verdicts
 from bench.catalogue import catalogue
 from bench.claims import Case
 from bench.evidence import Evidence
@@ -144,6 +144,20 @@ def test_rows_that_saw_other_counts_of_rois_are_not_compared():
     equal = [replace(each, values={**each.values, "rois": 990.0}) for each in records]
     assert cell(equal, "fast").outcome == "reproduced"
     assert cell([few, many], "fast").outcome == "reproduced"  # neither has RoIs to speak of
+
+
+def test_where_random_weights_find_other_counts_of_boxes_the_network_alone_is_judged(monkeypatch):
+    """A whole detection of 100 boxes against one of none says what suppression takes, not what the row does."""
+    monkeypatch.setitem(tables.SPEEDS, "fps", ("whole", 1))
+    record, reference = timed("fast", 40.0, (0.115, 0.11, 0.12)), timed("slow", 200.0)
+    record = replace(record, values={**record.values, "detections": 0.0, "whole_ratio": 0.05, "whole_ratio_low": 0.04, "whole_ratio_high": 0.06})
+    reference = replace(reference, values={**reference.values, "detections": 100.0})
+    found = cell([record, reference], "fast")
+    assert found.outcome == "reproduced"
+    assert "the network alone (with random weights it finds 0 boxes and slow 100), 8.70 times as fast" in found.reason
+    assert "with post-processing 20.00" in found.reason
+    alike = [replace(each, values={**each.values, "detections": 90.0}) for each in (record, reference)]
+    assert "with random weights" not in cell(alike, "fast").reason
 
 
 def test_ratios_by_hand():
