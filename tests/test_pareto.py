@@ -339,6 +339,16 @@ def test_what_has_lost_half_of_the_accuracy_is_counted_and_not_drawn(known, tmp_
     assert "not drawn" not in with_none.read_text()
 
 
+def test_in_a_crowd_only_what_nothing_beats_bears_its_name(tmp_path):
+    best, crowd = point("best", 60, macs_g=4.0), [point(f"row-{place}", 55 - 0.01 * place, macs_g=5.0) for place in range(40)]
+    gains = {("best", each.id): Gain(5, (4, 6), 5) for each in crowd}
+    svg, _ = draw(Field((best, *crowd), gains), tmp_path / "a.svg", tmp_path / "a.png", title="crowd")
+    assert ">best<" in svg.read_text()
+    assert "row-7" not in svg.read_text()
+    few, _ = draw(Field((best, *crowd[:9]), gains), tmp_path / "b.svg", tmp_path / "b.png", title="few")
+    assert "row-7" in few.read_text()
+
+
 def test_the_line_goes_through_what_is_better_than_all_that_is_cheaper():
     cheap, worse, same, best = (point(name, ap) for name, ap in (("cheap", 40), ("worse", 39), ("same", 40), ("best", 60)))
     assert rising([cheap, worse, same, best]) == [cheap, best]

@@ -26,6 +26,7 @@ PANEL = (5.6, 5.2)  # inches
 Box = tuple[float, float, float, float]
 FONT = 6.5  # points, of a row's name
 LETTER = 0.62 * FONT  # width of one, about
+CROWD = 30  # points of a panel from which on only those that nothing beats bear their names: the table has all
 STEPS = tuple(sign * FONT * step for step in range(1, 22) for sign in (1, -1))  # how far above or below its point a name may stand
 
 
@@ -120,7 +121,7 @@ def _names(known: Field, axis: str, panel: Any) -> None:
         return panel.transData.transform((getattr(point.costs, axis), value)) * scale
 
     taken = [(*(at(point, point.interval[0]) - 3), *(at(point, point.interval[1]) + 3)) for point, _ in drawn]
-    for point, found in drawn:
+    for point, found in drawn if len(drawn) < CROWD else [each for each in drawn if each[1] == "front"]:
         x, y = at(point, point.ap)
         wide = LETTER * len(point.id)
         places = [(side, step) for step in (0.0, *STEPS) for side in (6.0, -6.0 - wide)]
