@@ -36,8 +36,8 @@ def cost(row, params_m, paper="condensing"):
 
 
 def field():
-    """Three rows of Compressed Object Detection: two on a curve below the dense one, none of them timed."""
-    rows = (("dense", 60.0, 5, ""), ("both-30", 59.5, 5, "no"), ("both-90", 1.0, 1, "no"))
+    """Four rows of Compressed Object Detection: three on a curve below the dense one, none of them timed."""
+    rows = (("dense", 60.0, 5, ""), ("both-30", 59.5, 5, "no"), ("both-50", 45.0, 1, "no"), ("both-90", 1.0, 1, "no"))
     found = [
         Point(
             f"compression.{row}", ap, (ap - 1, ap + 1), seeds, Costs(10 - at, macs_g=2.0, effective_macs_g=2 - at / 2, bops_g=99.0), speedup, (EVIL,)
@@ -228,10 +228,12 @@ def test_a_point_of_a_plot_has_its_words_by_keyboard_too(tab):
 
 
 def test_what_beats_what_and_the_curves_stand_there_with_their_intervals(tab):
-    """A Pareto plot each of bytes and multiply-adds, both with three rows; the curve has the same three, and every one is read out whole."""
+    """A Pareto plot each of bytes and multiply-adds, both with the three rows that keep half; the curve has all four, each read out whole."""
     said = tab.value("[...document.querySelectorAll('#pareto .pt')].map((point) => point.getAttribute('aria-label'))")
     assert len(said) == 2 * 3
-    assert "compression.both-90: AP 1.00 [0.00, 2.00], 2 GMAC; undecided, may be beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in said
+    assert (
+        "compression.both-50: AP 45.00 [44.00, 46.00], 2 GMAC; undecided, may be beaten by compression.dense +15.00 [+14.70, +15.30], 1 seed" in said
+    )
     assert tab.value("document.querySelectorAll('#pareto .pt.beaten').length") == 1  # zeros save no multiply-adds; of bytes they have fewer
     assert tab.value("document.querySelectorAll('#pareto .pt.undecided').length") == 1
     looks = tab.value("['front', 'undecided', 'beaten'].map((kind) => getComputedStyle(document.querySelector(`.kinds .${kind}`)).color)")
@@ -239,9 +241,9 @@ def test_what_beats_what_and_the_curves_stand_there_with_their_intervals(tab):
     marks = tab.value("['.undecided', '.beaten'].map((kind) => getComputedStyle(document.querySelector(`#pareto .pt${kind}`)).color)")
     assert marks == looks[1:]  # the legend has the colours of the plots
     table = tab.value("[...document.querySelectorAll('#pareto tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
-    assert [row[8] for row in table] == ["2", "1.5 (no kernel)", "1 (no kernel)"]
+    assert [row[8] for row in table] == ["2", "1.5 (no kernel)", "1 (no kernel)", "0.5 (no kernel)"]
     curve = tab.value("[...document.querySelectorAll('#compression .sweeps .pt')].map((point) => point.getAttribute('aria-label'))")
-    assert len(curve) == 3
+    assert len(curve) == 4
     assert "compression.both-30, weights, 30: AP 59.50 [58.50, 60.50], 5 seeds; to compression.dense -0.50 [-0.80, -0.20]" in curve
     assert "collapsed at 90: 1.7 % of the accuracy is left" in tab.value("document.querySelector('#compression .sweeps ul').textContent")
     assert tab.value("[...document.querySelectorAll('.sweeps polyline')].every((line) => getComputedStyle(line).fill === 'none')")

@@ -178,22 +178,22 @@ def test_the_view_of_a_field_says_which_multiply_adds_no_kernel_saves():
 
 
 def test_a_timed_row_gives_a_third_plot_and_a_beaten_one_is_grey():
-    known = field({90: 59.0})
+    known = field({70: 20.0})
     timed = replace(known, points=tuple(replace(each, costs=replace(each.costs, ms=5.0)) for each in known.points))
     (view,) = views([record_of(timed, "proxy")])
     assert len(view.plots) == len(AXES)
     assert "pt beaten" in view.plots[1]
-    assert "beaten by compression.dense +59.00 [+58.70, +59.30], 5 seeds" in view.plots[1]
+    assert "beaten by compression.dense +20.00 [+19.70, +20.30], 5 seeds" in view.plots[1]
 
 
 def test_what_one_seed_shows_is_undecided_on_the_page_and_what_timed_is_named():
-    known = replace(field({90: 59.0}, seeds=1), timed_on="desk, cpu, 1 thread")
+    known = replace(field({70: 20.0}, seeds=1), timed_on="desk, cpu, 1 thread")
     timed = replace(known, points=tuple(replace(each, costs=replace(each.costs, ms=5.0)) for each in known.points))
     record = record_of(timed, "proxy")
     (view,) = views([record])
     assert "pt beaten" not in "".join(view.plots)
     assert "pt undecided" in view.plots[1]
-    assert "undecided, may be beaten by compression.dense +59.00 [+58.70, +59.30], 1 seed" in view.plots[1]
+    assert "undecided, may be beaten by compression.dense +20.00 [+19.70, +20.30], 1 seed" in view.plots[1]
     assert view.timed_on == "desk, cpu, 1 thread"
     assert "ms an image on desk, cpu, 1 thread" in view.plots[2]
     texts = [dict(zip(CSV_HEAD, row, strict=True)) for row in csv_rows([record])]
