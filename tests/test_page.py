@@ -14,7 +14,7 @@ from bench.pareto_record import record_of
 from bench.records import Record
 from bench.report import judge
 from bench.report.figures import Drawing
-from bench.report.page import Beside, page
+from bench.report.page import RECORDS, STANDINGS, Beside, pages
 
 pytestmark = pytest.mark.skipif(not chromium.find(), reason=f"none of {', '.join(chromium.PROGRAMS)} is installed here")
 
@@ -57,11 +57,17 @@ def standing():
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "index.html"
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page")
     beside = Beside((Drawing("a", EVIL, EVIL, "condensing", "bccd", EVIL, PIXEL),), [(EVIL, EVIL, (EVIL,))])
-    path.write_text(page(standing(), beside))
+    for name, text in pages(standing(), beside).items():
+        (path / name).write_text(text)
     return path
+
+
+@pytest.fixture(scope="module")
+def file(folder):
+    return folder / STANDINGS
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +106,9 @@ def tip(tab, expression="document.activeElement.nextElementSibling"):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_loads_without_a_word_on_the_console_and_fetches_nothing(browser, file, scheme):
+@pytest.mark.parametrize("name", [STANDINGS, RECORDS])
+def test_it_loads_without_a_word_on_the_console_and_fetches_nothing(browser, folder, name, scheme):
+    file = folder / name
     browser.open(file, scheme=scheme)
     browser.value("document.querySelectorAll('img').forEach((image) => image.scrollIntoView())")
     assert browser.messages == []
@@ -110,11 +118,25 @@ def test_it_loads_without_a_word_on_the_console_and_fetches_nothing(browser, fil
 def test_hostile_texts_are_shown_as_texts(tab):
     assert tab.value("window.stolen") is None
     assert tab.value("document.images.length") == 1
-    assert tab.value(f"document.querySelector('#records').textContent.includes({json.dumps(EVIL)})")
     assert tab.value(f"document.querySelector('#audit h3').textContent === {json.dumps(EVIL)}")
     assert tab.value(f"document.images[0].alt === {json.dumps(EVIL)}")
     assert tab.value(f"[...document.querySelectorAll('.tip')].some((tip) => tip.textContent.includes({json.dumps(EVIL)}))")
     assert tab.value(f"[...document.querySelectorAll('select[data-key=machine] option')].some((option) => option.value.includes({json.dumps(EVIL)}))")
+
+
+def test_hostile_texts_of_records_are_shown_as_texts(browser, folder):
+    browser.open(folder / RECORDS)
+    assert browser.value("window.stolen") is None
+    assert browser.value(f"document.querySelector('#records').textContent.includes({json.dumps(EVIL)})")
+
+
+def test_a_record_that_the_filter_hides_is_shown_where_a_link_leads_to_it(browser, folder):
+    browser.open(folder / RECORDS)
+    choose(browser, "form[data-for=records] [data-key=text]", "k16")
+    assert all("k16" in text for text in column(browser, 0, "#records"))
+    browser.value("location.hash = '#rec-condensing.fpn-r50.proxy.s1'")
+    browser.value("new Promise((done) => setTimeout(done, 50))")
+    assert "condensing.fpn-r50.proxy.s1" in column(browser, 0, "#records")
 
 
 def test_a_script_that_got_in_would_not_run(tab, file, browser):
@@ -253,8 +275,9 @@ def test_what_beats_what_and_the_curves_stand_there_with_their_intervals(tab):
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])
-def test_no_window_makes_the_page_scroll_sideways(browser, file, width):
-    browser.open(file, width=width, height=800, touch=width < 700)
+@pytest.mark.parametrize("name", [STANDINGS, RECORDS])
+def test_no_window_makes_the_page_scroll_sideways(browser, folder, name, width):
+    browser.open(folder / name, width=width, height=800, touch=width < 700)
     browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("innerWidth") == width  # a phone zooms out where something is wider

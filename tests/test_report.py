@@ -22,7 +22,7 @@ from bench.leaderboard_table import print_leaderboard
 from bench.records import Record
 from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_tables, render
 from bench.report.figures import Drawing
-from bench.report.page import Beside, page, readable
+from bench.report.page import RECORDS, STANDINGS, Beside, page, pages, readable
 from bench.report.plots import chart, ticks
 from bench.verdicts import WORDS
 
@@ -86,9 +86,9 @@ def test_the_order_of_hashing_changes_no_byte(tmp_path):
     assert len(first) > 10
 
 
-def test_the_committed_page_is_small_enough_for_git():
-    """Room for twice the records that there are when this is written."""
-    assert (HERE / "results/report/index.html").stat().st_size < 2_000_000
+@pytest.mark.parametrize("name", [STANDINGS, RECORDS])
+def test_the_committed_pages_are_small_enough_for_git(name):
+    assert (HERE / "results/report" / name).stat().st_size < 2_000_000
 
 
 def test_the_csv_files_hold_every_cell_and_claim(standing, tmp_path):
@@ -103,41 +103,54 @@ def test_the_csv_files_hold_every_cell_and_claim(standing, tmp_path):
     assert [row["printed"] for row in table] == ["80.5", "78.9", "80.5", "80.0", "79.8", "79.9", "80.2"]
 
 
-def test_the_page_is_whole_static_and_escapes_every_text(standing, tmp_path):
+@pytest.mark.parametrize("name", [STANDINGS, RECORDS])
+def test_a_page_is_whole_and_static_and_escapes_every_text(standing, tmp_path, name):
     render(standing, tmp_path)
-    text = (tmp_path / "report/index.html").read_text()
+    text = (tmp_path / "report" / name).read_text()
     reader = Page()
     reader.feed(text)
     assert reader.open == []
     assert reader.tags.count("script") == reader.tags.count("style") == 1  # ours, and the policy names no other
-    assert all(link.startswith(("#", "data:image/")) for link in reader.links)  # nothing is fetched
+    assert all(link.startswith(("#", "data:image/")) or link.partition("#")[0] in {STANDINGS, RECORDS} for link in reader.links)  # nothing is fetched
     assert any(EVIL in piece for piece in reader.text)
-    assert reader.tags.count("svg") == 2 + 1 + 5  # AP and loss of the proxy runs, a bar of outcomes for all and for each paper
-    for entry in printing().values():
-        assert entry.published.title in reader.text
     assert "://" not in re.sub(r'xmlns="http://www.w3.org/2000/svg"', "", text)
 
 
-def test_the_policy_allows_the_page_s_own_style_and_script_alone(standing):
-    text = page(standing)
+def test_each_page_has_its_own(standing):
+    """A bar of outcomes for all and for each paper; on the other page AP and loss of the proxy runs, once each."""
+    found = {}
+    for name, text in pages(standing).items():
+        found[name] = Page()
+        found[name].feed(text)
+    assert {name: reader.tags.count("svg") for name, reader in found.items()} == {STANDINGS: 1 + 5, RECORDS: 2}
+    for entry in printing().values():
+        assert entry.published.title in found[STANDINGS].text
+
+
+@pytest.mark.parametrize("name", [STANDINGS, RECORDS])
+def test_the_policy_allows_the_page_s_own_style_and_script_alone(standing, name):
+    text = pages(standing)[name]
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
-    for name in ("style", "script"):
-        (own,) = re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
+    for kind in ("style", "script"):
+        (own,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
-        assert f"{name}-src &#39;sha256-{digest}&#39;" in policy
+        assert f"{kind}-src &#39;sha256-{digest}&#39;" in policy
     assert policy.startswith("default-src &#39;none&#39;")
     assert "unsafe" not in policy
 
 
 def test_the_page_leads_from_each_number_to_its_record(standing):
-    """The row's own record, its machine and commit, and the command that makes it again."""
-    text = page(standing)
-    reader = Page()
-    reader.feed(text)
-    targets = {link.removeprefix("#") for link in reader.links}
-    assert "rec-condensing.k16-l5.proxy.s0" in targets
-    assert targets <= set(re.findall(r' id="([^"]*)"', text))
-    (row,) = re.findall(r'<tr id="rec-condensing.k16-l5.proxy.s0".*?</tr>', text)
+    """The row's own record, its machine and commit, and the command that makes it again; every link within the pages has an end."""
+    texts = pages(standing)
+    ends = {name: set(re.findall(r' id="([^"]*)"', text)) for name, text in texts.items()}
+    for name, text in texts.items():
+        reader = Page()
+        reader.feed(text)
+        links = [link.partition("#") for link in reader.links if not link.startswith("data:")]
+        assert all(not end or end in ends[page or name] for page, _, end in links)
+        if name == STANDINGS:
+            assert (RECORDS, "#", "rec-condensing.k16-l5.proxy.s0") in links
+    (row,) = re.findall(r'<tr id="rec-condensing.k16-l5.proxy.s0".*?</tr>', texts[RECORDS])
     assert all(part in row for part in ("leandet rerun --row condensing.k16-l5.proxy", "cccccccccccc", "dddddddddddd", "desk", "scenes-v1"))
 
 

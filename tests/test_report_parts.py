@@ -281,4 +281,4 @@ def test_the_page_shows_a_latency_with_its_ratio_marks_and_conditions():
     assert "<td>noisy: others ran</td>" in text
     assert "64 images of scenes-v1 (list aaaaaaaaaaaa), batch 1, 300 random RoIs each, float32, 1 threads, a processor, torch 2.8.0" in text
     assert '<td class="n">n/a</td>' in text  # p90: too few samples
-    assert 'href="#rec-condensing.k16-l5.latency.abc"' in text
+    assert 'href="records.html#rec-condensing.k16-l5.latency.abc"' in text

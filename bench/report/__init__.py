@@ -1,4 +1,4 @@
-"""What a reader sees: tables, claims, leaderboard, one static page. The same bytes for the same records."""
+"""What a reader sees: tables, claims, leaderboard, static pages. The same bytes for the same records."""
 
 from __future__ import annotations
 
@@ -159,15 +159,15 @@ def tally(outcomes: Sequence[Outcome | ClaimOutcome]) -> dict[str, int]:
 
 
 def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) -> tuple[Path, ...]:
-    """Write tables/, the files of cells, claims and standings and report/index.html below the folder; the paths written.
+    """Write tables/, the files of cells, claims and standings and the pages of report/ below the folder; the paths written.
 
     Where there are such records: latency.csv, pareto.csv and sweeps.csv too.
 
     tables/ holds those of the papers and, for a paper with deployed runs, one of these.
-    `audit`: what the page's section of that name says, each a title, a text and where to look it up. Drawings come from results/figures.
+    `audit`: what the section of that name says, each a title, a text and where to look it up. Drawings come from results/figures.
     """
     from bench.report.figures import drawings
-    from bench.report.page import Beside, page
+    from bench.report.page import Beside, pages
 
     files = {"cells.csv": _csv(("paper", "table", *HEAD), [(o.paper, o.table, *cells(o)) for o in standing.outcomes])}
     built = {outcome.paper for outcome in standing.outcomes if outcome.key}
@@ -186,7 +186,8 @@ def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) 
     timed = latencies(standing)
     files |= {"latency.csv": latency_csv(timed)} if timed else {}
     files |= _swept(standing.records)
-    files["report/index.html"] = page(standing, Beside(drawings(places.home() / "results" / "figures"), audit)).encode()
+    beside = Beside(drawings(places.home() / "results" / "figures"), audit)
+    files |= {f"report/{name}": text.encode() for name, text in pages(standing, beside).items()}
     for name, data in files.items():
         write_atomically(folder / name, data)
     return tuple(folder / name for name in files)

@@ -69,8 +69,10 @@
     all(".paper").forEach((section) => { section.hidden = Boolean(cells.value) && !section.querySelector("article:not([hidden])"); });
     document.querySelector("#cell-filter output").textContent = cells.value ? `${shown} cells and claims` : "";
   };
-  cells.addEventListener("input", narrow);
-  narrow();
+  if (cells) {
+    cells.addEventListener("input", narrow);
+    narrow();
+  }
 
   // ---- a record that a filter hides is shown where a link leads to it
   const reveal = () => {

@@ -1,4 +1,7 @@
-"""The static page: standings, plots, every table and sentence of every paper, drawings, audit, provenance. One file, nothing fetched."""
+"""The static pages, nothing fetched: the standings (plots, every table and sentence of every paper, drawings, audit) and what they rest on.
+
+The second page holds training curves and records; a measured number of the first leads to its record there.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +75,22 @@ class Beside:
     audit: Sequence[AuditRow] = ()
 
 
+STANDINGS, RECORDS = "index.html", "records.html"  # the files' names, by which each page leads to the other
+
+
+def pages(standing: Standing, beside: Beside | None = None) -> dict[str, str]:
+    """The text of every page by its file's name; everything from outside is escaped by the template engine."""
+    shared = _shared(standing, beside or Beside())
+    own = {STANDINGS: _standings, RECORDS: _records}
+    return {name: _rendered(name, {**shared, **view(standing), "standings": STANDINGS, "records": RECORDS}) for name, view in own.items()}
+
+
 def page(standing: Standing, beside: Beside | None = None) -> str:
-    """index.html as text; everything from outside is escaped by the template engine."""
+    """The standings alone."""
+    return pages(standing, beside)[STANDINGS]
+
+
+def _rendered(name: str, view: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -83,29 +100,41 @@ def page(standing: Standing, beside: Beside | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("index.html").render(_view(standing, beside or Beside())) + "\n"
+    return environment.get_template(name).render(view) + "\n"
 
 
-def _view(standing: Standing, beside: Beside) -> dict[str, Any]:
+def _shared(standing: Standing, beside: Beside) -> dict[str, Any]:
+    """What stands on every page: style, script, policy, and what the navigation leads to."""
     records = {record.id: record for record in standing.records}
     built = [outcome.paper for outcome in standing.outcomes if outcome.key]
-    papers = [_paper(standing, key, records) for key in sorted(standing.titles, key=lambda key: (key not in built, key))]
-    firsts = _records_of(standing.records)
     style, script = (_own(HERE / name) for name in ("page.css", "page.js"))
     return {
-        "style": style, "script": script, "policy": _policy(style, script),
-        "marks": MARKS, "papers": papers, "tally": tally(standing.outcomes), "claim_tally": tally(standing.claims),
+        "style": style, "script": script, "policy": _policy(style, script), "marks": MARKS,
+        "papers": [_paper(standing, key, records) for key in sorted(standing.titles, key=lambda key: (key not in built, key))],
+        "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)],
+        "drawings": beside.drawings, "audit": beside.audit,
+    }  # fmt: skip
+
+
+def _standings(standing: Standing) -> dict[str, Any]:
+    firsts = _records_of(standing.records)
+    return {
+        "tally": tally(standing.outcomes), "claim_tally": tally(standing.claims),
         "words": [word for word in WORDS if word in {*tally(standing.outcomes), *tally(standing.claims)}],
         "counts": _counts(standing),
         "lines": [_line(line, firsts) for line in standing.lines], "choices": _choices(standing),
         "trade_offs": [(group, [_ours(plot) for plot in group.plots]) for group in trade_offs(standing.lines, standing.records)],
-        "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)], "costs": tuple(COSTS.values()), "seeds": SEEDS,
+        "costs": tuple(COSTS.values()), "seeds": SEEDS,
         "sweeps": [(each, [_ours(plot) for plot in each.plots]) for each in swept(standing.records)],
         "differences": standing.differences, "latencies": [_latency(record) for record in latencies(standing)],
         "conditions": list(dict.fromkeys(conditions_line(record) for record in latencies(standing))),
         "deployed": [line for key in sorted(standing.titles) for line in deployed_lines(deployed(standing.records, key), standing.stale)],
+    }  # fmt: skip
+
+
+def _records(standing: Standing) -> dict[str, Any]:
+    return {
         "charts": [_ours(drawing) for drawing in curves(standing.records)],
-        "drawings": beside.drawings, "audit": beside.audit,
         "sources": sources(standing.records), "environments": environments(standing.records),
     }  # fmt: skip
 
