@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -13,7 +14,9 @@ from bench.catalogue import find_paper
 from bench.scales import SCALES
 from bench.spec import PRETRAINED
 from bench.types import UserError
+from implementations.baselines.retinanet import retinanet
 from implementations.pod.model import NAMING, blocks_of
+from implementations.pod.one_stage import SUBNETS
 
 PAPER = find_paper("pod")
 SCALE = SCALES["smoke"]
@@ -77,6 +80,35 @@ def test_fd_starts_from_the_bodys_weights_too(kind, tmp_path):
         name for name in found if name.startswith(NAMING)
     }
     assert any(len(tensors) == 2 for tensors in found.values()), "something was split"
+
+
+def deviations(detector):
+    """Of each convolution of RetinaNet's subnets."""
+    return {name: float(tensor.std()) for name, tensor in detector.state_dict().items() if name.startswith(SUBNETS) and name.endswith(".weight")}
+
+
+@pytest.mark.parametrize("key", ["body-retina-r50", "retina-r50", "retina-r50-gsl", "retina-r50-fd"])
+def test_the_subnets_of_retinanet_start_wider_where_they_are_narrower(key):
+    """A deviation of 0.01 at the paper's 256 channels keeps its signal at another width as sigma * sqrt(channels) stays."""
+    found = deviations(build(key))
+    assert len(found) == 2 * 5
+    assert all(value == pytest.approx(0.01 / SCALE.width**0.5, rel=0.1) for value in found.values())
+
+
+def test_at_the_papers_width_the_subnets_are_those_of_retinanet():
+    row, wide = PAPER.row("retina-r50"), replace(SCALE, width=1.0)
+    plain = build_detector(replace(row, build=lambda request, **_: retinanet(request)), wide, 4, seed=0).state_dict()
+    ours = build_detector(row, wide, 4, seed=0).state_dict()
+    assert list(ours) == list(plain)
+    assert all(tensor.equal(plain[name]) for name, tensor in ours.items())
+
+
+def test_only_what_the_body_leaves_as_drawn_is_scaled(tmp_path):
+    given = body_of("retina", tmp_path)
+    state = build("retina-r50-gsl", **{PRETRAINED: given}).state_dict()
+    assert all(tensor.eq(2).all() for name, tensor in state.items() if name.startswith(SUBNETS) and not name.startswith(NAMING))
+    found = deviations(build("retina-r50-gsl", **{PRETRAINED: given}))
+    assert found[f"{NAMING[1]}weight"] == pytest.approx(0.01 / SCALE.width**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("end", ["", "-gsl"])

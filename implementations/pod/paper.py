@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from bench.spec import Claim, Column, CostRule, Derive, Effort, Paper, Request, Row, Schedule, Setting, Table, Train, Variant, Verdict
+from bench.spec import Builder, Claim, Column, CostRule, Derive, Effort, Paper, Request, Row, Schedule, Setting, Table, Train, Variant, Verdict
 
 # ---- settings: section 4.1; the test size is not stated, 800 / 1333 is the field's with COCO
 
@@ -53,6 +53,13 @@ def pod(request: Request, **arguments: Any) -> Any:
     return build_pod(request, **arguments)
 
 
+def one_stage(request: Request, **arguments: Any) -> Any:
+    """RetinaNet: the arguments of `baseline`, or with a phase those of `pod`."""
+    from implementations.pod.one_stage import build_one_stage
+
+    return build_one_stage(request, **arguments)
+
+
 def plain(detector: Any) -> Any:
     """A baseline or an FD detector as it is deployed: a copy of plain convolutions with norms folded in, and the same answers."""
     from implementations.pod.deployment import plain_convolutions
@@ -71,6 +78,8 @@ def scale_averages(detector: Any, images: Iterable[Any]) -> Mapping[str, float]:
 
 SCALES = Derive("scales", scale_averages, images=500)  # section 3.1: "500+"
 TITLES = {"c4": "Faster R-CNN, C4", "fpn": "Faster R-CNN, FPN", "retina": "RetinaNet"}
+PLAIN: dict[str, Builder] = {"c4": baseline, "fpn": baseline, "retina": one_stage}
+WITH_POD: dict[str, Builder] = {"c4": pod, "fpn": pod, "retina": one_stage}
 
 
 def _twice(setting: Setting) -> Setting:
@@ -85,12 +94,12 @@ def _body(base: str, setting: Setting) -> Row:
     """What the rows of a detector start from below the paper's tier: the plain detector, trained longer than each of them."""
     arguments = MappingProxyType({"detector": base})
     title, end = f"{TITLES[base]}, for the first weights alone", _at(setting)
-    return Row(f"body-{base}-{end}", title, setting, baseline, arguments, start="builder", schedule=SCHEDULE, effort=LONGER[end])
+    return Row(f"body-{base}-{end}", title, setting, PLAIN[base], arguments, start="builder", schedule=SCHEDULE, effort=LONGER[end])
 
 
 def _baseline(base: str, setting: Setting, key: str, **more: Any) -> Row:
     arguments = MappingProxyType({"detector": base})
-    return Row(key, TITLES[base], setting, baseline, arguments, body=f"body-{base}-{_at(setting)}", start="builder", **_LEARNS, **more)
+    return Row(key, TITLES[base], setting, PLAIN[base], arguments, body=f"body-{base}-{_at(setting)}", start="builder", **_LEARNS, **more)
 
 
 def _pod(base: str, setting: Setting, key: str, title: str, **more: Any) -> Row:
@@ -98,7 +107,7 @@ def _pod(base: str, setting: Setting, key: str, title: str, **more: Any) -> Row:
     options = {name: more.pop(name) for name in ("phase", "begin", "scales_of", "jitter") if name in more}
     arguments = MappingProxyType({"detector": base, **options})
     start = {"start": "needs"} if options.get("begin") == "transferred" else {"start": "builder", "body": f"body-{base}-{_at(setting)}"}
-    return Row(key, f"{TITLES[base]}, {title}", setting, pod, arguments, **start, **_LEARNS, **more)
+    return Row(key, f"{TITLES[base]}, {title}", setting, WITH_POD[base], arguments, **start, **_LEARNS, **more)
 
 
 def _four(base: str, setting: Setting, end: str) -> tuple[Row, ...]:
