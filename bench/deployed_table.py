@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.records import Record
+    from bench.spec import Row
 
 HEAD = (
     "run", "form", "precision", "data", "ap", "ap_change", "ap_change_low", "ap_change_high", "artefact_bytes", "operators_beyond_reference", "said",
@@ -84,13 +85,18 @@ def beyond_reference(record: Record, records: Sequence[Record]) -> str:
 
 
 def _references(paper: str, key: str) -> list[str]:
-    """The row that a row is judged against, the one that this one is judged against, and so on."""
+    """The row that a row is judged against, the one that this one is judged against, and so on; with each, rows of its net that learn otherwise."""
     rows = {row.key: row for row in built()[paper].rows} if paper in built() else {}
     found: list[str] = []
     while key in rows and rows[key].reference and rows[key].reference not in found:
         key = rows[key].reference
-        found.append(key)
-    return found
+        found += [key, *(other.key for other in rows.values() if other.key not in found and _same_net(other, rows[key]))]
+    return list(dict.fromkeys(found))
+
+
+def _same_net(row: Row, other: Row) -> bool:
+    """Whether two rows build the same graph: they may learn longer, or on larger images."""
+    return (row.build, row.arguments, row.setting.backbone) == (other.build, other.arguments, other.setting.backbone) and row.build is not None
 
 
 def _operators(records: Sequence[Record], row: str) -> frozenset[str] | None:

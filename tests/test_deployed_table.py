@@ -61,11 +61,13 @@ def test_operators_are_held_against_those_of_the_reference_in_the_same_form() ->
     assert table(plain)["pod.retina-r50.proxy.s0", "onnx"]["operators_beyond_reference"] == "", "it is a reference itself"
 
 
-def test_a_row_is_held_against_its_own_reference_alone() -> None:
+def test_a_row_is_held_against_its_own_reference_or_the_same_net_trained_otherwise() -> None:
     wt = record("c4-r50-fd-wt", "onnx", operators=("Conv", "Mul"))
-    assert table(BASE, wt)["pod.c4-r50-fd-wt.proxy.s0", "onnx"]["operators_beyond_reference"] == "deploy c4-r50-2x too"
-    twice = record("c4-r50-2x", "onnx", operators=("Conv",))
-    assert table(BASE, wt, twice)["pod.c4-r50-fd-wt.proxy.s0", "onnx"]["operators_beyond_reference"] == "Mul"
+    deeper = record("c4-r101", "onnx", operators=("Conv",))
+    assert table(deeper, FD, wt)["pod.c4-r50-fd-wt.proxy.s0", "onnx"]["operators_beyond_reference"] == "deploy c4-r50-2x too"
+    assert table(BASE, wt)["pod.c4-r50-fd-wt.proxy.s0", "onnx"]["operators_beyond_reference"] == "Mul"
+    twice = record("c4-r50-2x", "onnx", operators=("Conv", "Mul"))
+    assert table(BASE, wt, twice)["pod.c4-r50-fd-wt.proxy.s0", "onnx"]["operators_beyond_reference"] == "none", "its own reference comes first"
 
 
 def test_what_cannot_be_exported_stands_there_with_its_reason() -> None:
