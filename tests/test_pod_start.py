@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -15,7 +16,8 @@ from bench.scales import SCALES
 from bench.spec import PRETRAINED
 from bench.types import UserError
 from implementations.baselines.retinanet import retinanet
-from implementations.pod.model import NAMING, blocks_of
+from implementations.pod.global_scale import GlobalScaleConv
+from implementations.pod.model import NAMING, Pod, blocks_of
 from implementations.pod.one_stage import SUBNETS
 
 PAPER = find_paper("pod")
@@ -82,17 +84,19 @@ def test_fd_starts_from_the_bodys_weights_too(kind, tmp_path):
     assert any(len(tensors) == 2 for tensors in found.values()), "something was split"
 
 
-def deviations(detector):
-    """Of each convolution of RetinaNet's subnets."""
-    return {name: float(tensor.std()) for name, tensor in detector.state_dict().items() if name.startswith(SUBNETS) and name.endswith(".weight")}
+def subnets(state):
+    """Each convolution of RetinaNet's subnets, by name."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(SUBNETS) and name.endswith(".weight")}
 
 
+@pytest.mark.parametrize("tier", ["smoke", "proxy"])
 @pytest.mark.parametrize("key", ["body-retina-r50", "retina-r50", "retina-r50-gsl", "retina-r50-fd"])
-def test_the_subnets_of_retinanet_start_wider_where_they_are_narrower(key):
-    """A deviation of 0.01 at the paper's 256 channels keeps its signal at another width as sigma * sqrt(channels) stays."""
-    found = deviations(build(key))
-    assert len(found) == 2 * 5
-    assert all(value == pytest.approx(0.01 / SCALE.width**0.5, rel=0.1) for value in found.values())
+def test_the_subnets_of_retinanet_pass_on_as_much_as_at_the_papers_width(key, tier):
+    """The root of what a layer reads, times its deviation: that of 9 x 256 numbers drawn at 0.01."""
+    layers = subnets(build_detector(PAPER.row(key), SCALES[tier], 4, seed=0).state_dict())
+    assert len(layers) == 2 * 5
+    for tensor in layers.values():
+        assert float(tensor.std()) * tensor[0].numel() ** 0.5 == pytest.approx(0.01 * (9 * 256) ** 0.5, rel=0.1)
 
 
 def test_at_the_papers_width_the_subnets_are_those_of_retinanet():
@@ -104,11 +108,47 @@ def test_at_the_papers_width_the_subnets_are_those_of_retinanet():
 
 
 def test_only_what_the_body_leaves_as_drawn_is_scaled(tmp_path):
-    given = body_of("retina", tmp_path)
-    state = build("retina-r50-gsl", **{PRETRAINED: given}).state_dict()
-    assert all(tensor.eq(2).all() for name, tensor in state.items() if name.startswith(SUBNETS) and not name.startswith(NAMING))
-    found = deviations(build("retina-r50-gsl", **{PRETRAINED: given}))
-    assert found[f"{NAMING[1]}weight"] == pytest.approx(0.01 / SCALE.width**0.5, rel=0.1)
+    state = build("retina-r50-gsl", **{PRETRAINED: body_of("retina", tmp_path)}).state_dict()
+    fresh = build("retina-r50-gsl").state_dict()
+    for name, tensor in subnets(state).items():
+        assert tensor.equal(fresh[name]) if name.startswith(NAMING) else tensor.eq(2).all()
+
+
+def test_weights_that_are_transferred_stay_as_gsl_left_them(tmp_path):
+    """Class layers too: nothing of FD-WT's is as drawn."""
+    gsl = build("retina-r50-gsl")
+    save_file({name: torch.full_like(tensor, 2) for name, tensor in gsl.state_dict().items()}, tmp_path / "weights.safetensors")
+    scales = {f"{name}_{direction}": 1.4 for name in blocks_of(gsl) for direction in "hw"}
+    (tmp_path / "derived.json").write_text(json.dumps({"scales": {"train": scales}}))
+    given = {PRETRAINED: body_of("retina", tmp_path), "retina-r50-gsl": tmp_path / "weights.safetensors"}
+    found = subnets(build("retina-r50-fd-wt", **given).state_dict())
+    assert len(found) == 2 * 5
+    assert all(tensor.eq(2).all() for tensor in found.values())
+
+
+@pytest.mark.parametrize(
+    ("row", "option", "values"),
+    [
+        ("c4-r50-gsl", "sharing", ("image", "roi")),
+        ("fpn-r50-gsl", "start", ("plain", "he bias 1", "he")),
+        ("fpn-r50-fd", "inherit", ("centre", "sum")),  # with the printed scales, of which some are below one
+    ],
+)
+def test_each_option_of_a_row_makes_another_detector_and_stands_in_its_record(row, option, values):
+    """What the text leaves open is the row's to say: the same draws and images, other answers."""
+    image, found = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)), []
+    for value in values:
+        own = PAPER.row(row)
+        detector = build_detector(replace(own, arguments=MappingProxyType({**own.arguments, option: value})), SCALE, 4, seed=0).eval()
+        assert any(getattr(each, option, "") == value for each in detector.config.regions if isinstance(each, Pod))
+        torch.manual_seed(0)
+        for module in detector.modules():
+            if isinstance(module, GlobalScaleConv) and option == "sharing":
+                torch.nn.init.normal_(module.predictor.linear.weight, std=0.5)
+        with torch.inference_mode():
+            batch = detector.prepare([image])
+            found.append(detector.network(batch).answers.scores)
+    assert not any(found[0].shape == other.shape and found[0].equal(other) for other in found[1:])
 
 
 @pytest.mark.parametrize("end", ["", "-gsl"])

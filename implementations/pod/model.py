@@ -21,7 +21,8 @@ Decided here without an option:
 - "500+ images" are 500 of the training split, drawn by the run's seed, unflipped, at test size; on FD the scales are those of its own seed's GSL run.
 - Positions outside of the map are 0, as with the plain convolution's padding.
 - Test size 800 / 1333 (not stated; it is the field's with COCO). The stride of a C4 head stands in its first 1x1, of a backbone in the 3x3.
-- FPN's RoI head is that of two fully connected layers. RetinaNet is torchvision's: nine anchors, L1, suppression over the best 1000 of a level.
+- FPN's RoI head is that of two fully connected layers. RetinaNet is torchvision's first: nine anchors, L1, suppression over the best
+  1000 of a level, P6 from P5 (from C5, as its own paper has it, 4.1 M weights more).
 - FD-WT takes everything from GSL, its detector's head too, as section 3.3 says "finetune"; FD what GSL started from: at the paper's tier the
   pretrained backbone, below it a trained detector without the method, but for the layers that name classes (see README.md).
 - Norm statistics are fixed and its scale and shift learn, where the paper has synchronised batch norm: a proxy run has one process and small batches.

@@ -1,8 +1,8 @@
 """POD's RetinaNet rows: the detectors of model.py, with subnets that start as strongly at a tier's width as at the paper's.
 
-RetinaNet draws its subnets from a Gaussian of 0.01 whatever their width. Four such layers of 256 channels keep a signal that a quarter of the
-channels starves, as each layer passes on the root of what it reads. Below the paper's width the deviation grows by as much, as MimicDet's does here.
-At the paper's width nothing changes.
+RetinaNet draws its subnets from a Gaussian of 0.01 whatever their width. What a layer passes on grows with the root of the channels that it reads, so
+that four layers of half of the paper's 256 starve a signal that the paper's keep. Here the deviation grows as 1 / sqrt(channels): what the paper's
+layers pass on, a tier's do. At the paper's width nothing changes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from implementations.baselines.retinanet import RetinaNet
 
 SUBNETS = ("head.class_subnet.", "head.box_subnet.")
+CHANNELS = 256  # of a subnet's layer at the paper's width
 
 
 def build_one_stage(request: Request, **options: Any) -> RetinaNet:
     """RetinaNet without the method, or with `phase` among the options (those of model.build_pod) with it."""
     made: RetinaNet = build_pod(request, **options) if "phase" in options else build_baseline(request, **options)  # type: ignore[assignment]
-    drawn = as_drawn(request, options)
+    drawn, stronger = as_drawn(request, options), math.sqrt(CHANNELS / made.config.width)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.startswith(drawn) and name.endswith(".weight"):
-                parameter.mul_(1 / math.sqrt(request.scale.width))
+                parameter.mul_(stronger)
     return made
 
 

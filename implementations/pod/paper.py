@@ -77,6 +77,7 @@ def scale_averages(detector: Any, images: Iterable[Any]) -> Mapping[str, float]:
 # ---- rows
 
 SCALES = Derive("scales", scale_averages, images=500)  # section 3.1: "500+"
+OPTIONS = ("phase", "begin", "scales_of", "sharing", "start", "inherit", "jitter")  # of model.build_pod; the rest of a row's words are spec.Row's
 TITLES = {"c4": "Faster R-CNN, C4", "fpn": "Faster R-CNN, FPN", "retina": "RetinaNet"}
 PLAIN: dict[str, Builder] = {"c4": baseline, "fpn": baseline, "retina": one_stage}
 WITH_POD: dict[str, Builder] = {"c4": pod, "fpn": pod, "retina": one_stage}
@@ -104,7 +105,7 @@ def _baseline(base: str, setting: Setting, key: str, **more: Any) -> Row:
 
 def _pod(base: str, setting: Setting, key: str, title: str, **more: Any) -> Row:
     """A row of the method; `more`: what is an option of the model goes into its arguments, all else into the row."""
-    options = {name: more.pop(name) for name in ("phase", "begin", "scales_of", "jitter") if name in more}
+    options = {name: more.pop(name) for name in OPTIONS if name in more}
     arguments = MappingProxyType({"detector": base, **options})
     start = {"start": "needs"} if options.get("begin") == "transferred" else {"start": "builder", "body": f"body-{base}-{_at(setting)}"}
     return Row(key, f"{TITLES[base]}, {title}", setting, WITH_POD[base], arguments, **start, **_LEARNS, **more)
