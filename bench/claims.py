@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from bench import verdicts
 from bench.published import result_cells
 from bench.spec import Verdict
-from bench.tables import DEVIATION, LEARNT_TOLERANCE, printed_values, where_timed
+from bench.tables import DEVIATION, LEARNT_TOLERANCE, printed_values
+from bench.timed_claims import times_as_fast
 
 if TYPE_CHECKING:
     from bench.evidence import Evidence
     from bench.published import Published
-    from bench.records import Record
     from bench.spec import Claim, Paper
     from bench.verdicts import Word
 
@@ -178,22 +178,11 @@ class Case:
 
     def faster(self, row: str, reference: str) -> Verdict:
         """The row detects faster than its reference, timed in turns with it at the paper's scale; measured is how many times as fast it is."""
-        paper, record = self.evidence.published.paper, self._timed_against(row, reference)
-        if record is None:
-            return Verdict("not attempted", None, f"not timed in turns yet: leandet time {paper}.{reference} {paper}.{row}")
-        if self.evidence.stale(record):
-            return Verdict("stale", None, f"{record.id} was made by other code; time it again")
-        whole, net = _times_as_fast(record, "whole"), _times_as_fast(record, "network")
-        word, reason = verdicts.faster(whole[1])
-        alone = f"; the net alone {net[0]:.2f} [{net[1][0]:.2f}, {net[1][1]:.2f}]"
-        noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
-        said = f"{whole[0]:.2f} times as fast as {reference}: {reason}{alone}; {where_timed(record)}{noisy}"
-        return Verdict(word, whole[0], said, whole[1])
+        return times_as_fast(self.evidence, row, reference, verdicts.faster)
 
-    def _timed_against(self, row: str, reference: str) -> Record | None:
-        against = f"{self.evidence.published.paper}.{reference}."
-        found = self.evidence.latencies(row)
-        return next((one for one in found if "whole_ratio" in one.values and str(one.context["against"][0]).startswith(against)), None)
+    def as_fast(self, pairs: Pairs) -> Verdict:
+        """Each row, perhaps in a form (`row@onnx`), takes the time of its reference in that form, give or take SAME_TIME; the worst pair counts."""
+        return _worst(times_as_fast(self.evidence, row, reference, partial(verdicts.same_time, claimed=1.0)) for row, reference in pairs)
 
     # ---- accuracy
 
@@ -373,12 +362,6 @@ class Case:
     def _printed_saving(self, table: str, measure: str, row: str, reference: str) -> float:
         ours, theirs = (printed_values(self.evidence, key, measure, table=table)[0] for key in (row, reference))
         return float(100 * (1 - verdicts.printed_number(ours.printed) / verdicts.printed_number(theirs.printed)))
-
-
-def _times_as_fast(record: Record, part: str) -> tuple[float, tuple[float, float]]:
-    """How many times as fast as the row beside it, with the interval: the record holds ratios of times."""
-    value, low, high = (1 / record.values[f"{part}_ratio{end}"] for end in ("", "_high", "_low"))
-    return value, (low, high)
 
 
 def _spread(mean: float, deviation: float) -> float:

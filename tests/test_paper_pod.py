@@ -64,7 +64,7 @@ def test_rows_that_differ_in_a_printed_setting_share_no_digest():
 def test_headlines_are_named_and_few():
     assert {row.key for row in PAPER.rows if row.headline} == HEADLINES
     assert [claim.key for claim in PAPER.claims if claim.headline] == ["gsl-gains", "fd-gains", "transfer-gains"]
-    assert sorted(claim.index for claim in PAPER.claims) == [-1, -1, -1, -1, *range(11)]
+    assert sorted(claim.index for claim in PAPER.claims) == [-1] * 6 + [*range(11)]
 
 
 def test_headline_rows_have_five_seeds():

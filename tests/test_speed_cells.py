@@ -181,6 +181,31 @@ def test_a_sentence_on_speed_is_judged_by_the_same_ratio(ratio, outcome):
     assert "300 RoIs each" in found.reason
 
 
+def test_rows_are_as_fast_where_the_worst_pair_is_in_the_form_that_is_asked_for():
+    """FD beside its baseline in a runtime: 0.98 and 1.02 of its time are as fast, 1.10 is not, and a plain session answers for no runtime."""
+
+    def beside(row, ratio, form="onnx"):
+        record = timed(row, 40.0, ratio)
+        at = {"against": [f"light_head.slow.paper@{form}", "w"]}
+        net = {f"network_ratio{end}": 1.0 for end in ("", "_low", "_high")}
+        return replace(record, row=f"{row}@{form}", values=dict(record.values) | net, context=dict(record.context) | at)
+
+    near, nearer, far = beside("fast", (0.98, 0.97, 0.99)), beside("rapid", (1.02, 1.0, 1.03)), beside("late", (1.10, 1.08, 1.12))
+    plain = replace(timed("fast", 40.0, (0.98, 0.97, 0.99)), row="fast@onnx")
+
+    def case(*records):
+        return Case(Evidence(PAPER, SPEEDS, records))
+
+    pairs = [("fast@onnx", "slow@onnx"), ("rapid@onnx", "slow@onnx")]
+    found = case(near, nearer).as_fast(pairs)
+    assert (found.outcome, found.measured) == ("reproduced", 1 / 0.98)
+    assert "fast@onnx 1.02 times as fast as slow@onnx" in found.reason
+    late = case(near, far).as_fast([("fast@onnx", "slow@onnx"), ("late@onnx", "slow@onnx")])
+    assert (late.outcome, late.measured) == ("deviates", 1 / 1.10)
+    assert case(near).as_fast(pairs).outcome == "not attempted"
+    assert case(plain).as_fast(pairs[:1]).outcome == "not attempted"
+
+
 def test_a_sentence_on_speed_needs_both_rows_timed_in_turns():
     other = Case(Evidence(PAPER, SPEEDS, (timed("fast", 40.0, (0.5, 0.4, 0.6), against="else"), timed("slow"))))
     found = other.faster("fast", "slow")
