@@ -72,8 +72,22 @@ def test_what_lies_outside_is_zero(far):
     assert (sampled(x, offsets + far, 3) == 0).all()
 
 
-def test_it_is_float32_under_autocast():
+@torch.no_grad()
+def test_places_are_read_in_float32_under_autocast():
+    """Offsets of several cells: rounded to bfloat16 they would move a place by a 32nd of a cell, which shows beside the product's own rounding."""
+    x, offsets, layer = case(3, spread=4.0, size=(24, 24), channels=64)
+    exact = theirs(x, offsets, layer)
+    image, place = torch.zeros(24 * 24, dtype=torch.long), torch.arange(24 * 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, rows = layer(x, offsets), layer.at(x, offsets[0], image, place)
+        rounded = layer(x, offsets.bfloat16())
+    error = float((whole.float() - exact).abs().mean())
+    assert float((rows.float() - exact[0]).abs().mean()) == pytest.approx(error, rel=0.2)
+    assert float((rounded.float() - exact).abs().mean()) > 2 * error
+
+
+def test_the_product_follows_the_precision_at_hand():
     x, offsets, layer = case(3, spread=1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = layer(x.bfloat16(), offsets)
-    torch.testing.assert_close(found.float(), theirs(x, offsets, layer), atol=0.1, rtol=0.1)
+        assert layer(x, offsets).dtype == torch.bfloat16
+    assert layer(x, offsets).dtype == torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -23,11 +24,11 @@ from implementations.layers.regions import RegionConfig, flatten
 from implementations.layers.sampling import Quota
 from implementations.layers.targets import Truth, collate
 from implementations.mimicdet.heads import Answer, SHead, Widths, teacher_head
-from implementations.mimicdet.labels import assign
+from implementations.mimicdet.labels import Ranges, assign
 from implementations.mimicdet.learning import Mining, hardest, labelled, student_losses, taught, teacher_losses
 from implementations.mimicdet.model import Settings, build_mimicdet, deployed, sizes_of
 from implementations.mimicdet.pyramid import StaggeredPyramid
-from implementations.mimicdet.refinement import Adjusted
+from implementations.mimicdet.refinement import Adjusted, Refinement, RefinementConfig
 
 PAPER = find_paper("mimicdet")
 LOSSES = {
@@ -51,6 +52,16 @@ def request(key="mimicdet", tier="smoke", classes=3, **inputs):
 def build(key="mimicdet", *, classes=3, inputs=None, **changes):
     torch.manual_seed(0)
     return build_mimicdet(request(key, classes=classes, **(inputs or {})), **{**PAPER.row(key).arguments, **changes})
+
+
+def livened(detector):
+    """With first and second regressions that move boxes, refinement scores that differ, and classes that differ."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in detector.named_parameters():
+        if name.endswith((".score.weight", ".box.weight", "cls_logits.weight", "bbox_pred.weight")):
+            with torch.no_grad():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 / parameter[0].numel() ** 0.5))
+    return detector
 
 
 def target(*boxes, seed=0, classes=3):
@@ -120,6 +131,25 @@ def test_a_separated_teacher_never_learns_and_has_its_own_weights(tmp_path):
     assert reached(detector, "mimic") == {"backbone", "neck", "regions.student"}
     assert len(detector.neck.levels) == 3
     assert len(detector.teacher.neck.levels) == 4
+
+
+def test_a_separated_teacher_looks_at_the_image_with_a_backbone_of_its_own():
+    """What it says follows its own backbone and pyramid, and only its boxes come from the student."""
+    detector = build("separated-r50").train()
+    batch = detector.prepare(pictures((96, 96)))
+    with torch.no_grad():
+        maps = detector.maps(batch.pixels, fine=False)
+        refined = detector.refinement(maps, sizes_of(batch))
+        adjusted = detector.refinement.proposals(refined)
+        rois, position = flatten(adjusted.boxes, adjusted.valid), adjusted.position[adjusted.valid]
+        wanted = detector.teacher.teach(detector.teacher.maps(batch.pixels, fine=True), refined)(rois, position)
+        first = detector.teaching(maps, refined, batch)(rois, position)
+        blind = detector.teaching([torch.zeros_like(x) for x in maps], refined, batch)(rois, position)
+        detector.teacher.backbone.conv1.weight.add_(0.5)
+        moved = detector.teaching(maps, refined, batch)(rois, position)
+    assert torch.equal(first.scores, wanted.scores)
+    assert torch.equal(first.scores, blind.scores)
+    assert not torch.equal(first.scores, moved.scores)
 
 
 BODIED = [row.key for row in PAPER.rows if row.body]
@@ -226,6 +256,8 @@ def test_the_students_losses_by_a_slow_ranking():
     each = [float((answer.deltas[at] - encode(found.objects[at], adjusted.boxes[at], CONFIG.weights)).abs().sum()) for at in positives]
     assert len(positives) > 6  # so that some are left out
     assert min(each) / 12 < float(losses["student_box"]) < 6 * max(each) / 12
+    lots_of = [student_losses(answer, found, replace(truth, seeds=(seed, seed + 50)), CONFIG, mining)["student_box"] for seed in range(8)]
+    assert len({round(float(each), 6) for each in lots_of}) > 4  # which positives stay is drawn, by the seeds of the images
     everyone = student_losses(answer, found, truth, CONFIG, Mining(6, 40))["student_box"]
     assert float(everyone) == pytest.approx(sum(each) / 12, rel=1e-5)
 
@@ -269,27 +301,60 @@ def test_the_dense_student_is_read_at_the_positions_of_the_proposals():
 # ---- section 4.2
 
 
-def test_inference_by_its_own_definition():
-    """First regression, the best by the refinement's score, second regression, NMS at 0.6 within a class, score above 0.005, 100 boxes."""
-    detector = build().eval()
+def by_hand(detector, image, ask):
+    """Boxes, scores and classes of one image by section 4.2's text: first regression, the best by the refinement's score, second regression, NMS at
+    0.6 within a class, score above 0.005, 100 boxes. `ask(refined, order, first)` gives scores and offsets of the best."""
+    batch = detector.prepare([image])
+    refined = detector.refinement(detector.maps(batch.pixels, fine=False), sizes_of(batch))
+    size = torch.tensor(batch.sizes[0]).float()
+    first = clip(decode(refined.deltas[0], refined.anchors.boxes, (1.0, 1.0, 1.0, 1.0)), size)
+    good = (first[:, 2:] - first[:, :2] > 1e-3).all(1) & (refined.anchors.centres < batch.sizes[0][0]).all(1)
+    order = refined.logits[0].sigmoid().masked_fill(~good, -1).argsort(descending=True)[: detector.config.refinement.proposals[1]]
+    logits, deltas = ask(batch, refined, order, first[order])
+    second = clip(decode(deltas, first[order], (10.0, 10.0, 5.0, 5.0)), size)
+    scores = logits.softmax(1)[:, 1:]
+    box, label = (scores > 0.005).nonzero(as_tuple=True)
+    kept = batched_nms(second[box], scores[box, label], label, 0.6)[:100]
+    return second[box][kept] * image.shape[1] / batch.sizes[0][0], scores[box, label][kept], label[kept]
+
+
+def by_student(detector):
+    def ask(batch, refined, order, _first):
+        dense = detector.regions.student(*detector.maps(batch.pixels, fine=False), refined.deltas)
+        return dense.scores[0, order], dense.deltas[0, order]
+
+    return ask
+
+
+def by_teacher(detector, finest):
+    """RoIAlign of each box on the level below its anchor's (the same where the pyramid is not staggered), one after another."""
+
+    def ask(batch, refined, order, first):
+        maps = detector.maps(batch.pixels, fine=True)
+        pooled = [
+            roi_align(maps[level], torch.cat([torch.zeros(1), box])[None], 7, 1 / (finest * 2**level), 2)
+            for box, level in zip(first, refined.anchors.level[order].tolist(), strict=True)
+        ]
+        said = detector.regions.teacher(torch.cat(pooled))
+        return said.scores, said.deltas
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("key", "ask"), [("mimicdet", by_student), ("light-t", partial(by_teacher, finest=4)), ("teacher-r50", partial(by_teacher, finest=4))]
+)
+def test_inference_by_its_own_definition(key, ask):
+    """The S-head's, and the T-head's where that is tested, on P2 to P6."""
+    detector = livened(build(key)).eval()
     (image,) = pictures((96, 96))
     with torch.inference_mode():
         found = detect(detector, [image])[0]
-        batch = detector.prepare([image])
-        maps = detector.maps(batch.pixels, fine=False)
-        refined = detector.refinement(maps, sizes_of(batch))
-        dense = detector.regions.student(*maps, refined.deltas)
-        first = clip(decode(refined.deltas[0], refined.anchors.boxes, (1.0, 1.0, 1.0, 1.0)), torch.tensor(batch.sizes[0]).float())
-        good = (first[:, 2:] - first[:, :2] > 1e-3).all(1) & (refined.anchors.centres < batch.sizes[0][0]).all(1)
-        order = refined.logits[0].sigmoid().masked_fill(~good, -1).argsort(descending=True)[: detector.config.refinement.proposals[1]]
-        second = clip(decode(dense.deltas[0, order], first[order], (10.0, 10.0, 5.0, 5.0)), torch.tensor(batch.sizes[0]).float())
-        scores = dense.scores[0, order].softmax(1)[:, 1:]
-        box, label = (scores > 0.005).nonzero(as_tuple=True)
-        kept = batched_nms(second[box], scores[box, label], label, 0.6)[:100]
-    assert torch.equal(found.labels, label[kept])
-    torch.testing.assert_close(found.scores, scores[box, label][kept])
-    scale = 96 / batch.sizes[0][0]
-    torch.testing.assert_close(found.boxes, second[box][kept] * scale, atol=1e-3, rtol=1e-4)
+        boxes, scores, labels = by_hand(detector, image, ask(detector))
+    assert len(labels) > 20
+    assert torch.equal(found.labels, labels)
+    torch.testing.assert_close(found.scores, scores, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
 
 
 def test_the_deployed_student_answers_bit_for_bit_without_p2_and_t_head():
@@ -435,11 +500,19 @@ def test_each_image_draws_a_side_of_its_own_by_its_seed():
     assert {side: drawn.count(side) > 25 for side in (64, 65, 66, 67)} == dict.fromkeys((64, 65, 66, 67), True)
 
 
-def test_a_jittered_row_learns():
+def test_a_jittered_row_learns_from_images_of_drawn_sizes_and_objects_scaled_with_them(monkeypatch):
     detector = build("r101-jitter").train()
     assert detector.config.jitter == (68, 86)
-    losses = detector(pictures((96, 96), (96, 96)), OBJECTS)
-    assert all(torch.isfinite(loss) for loss in losses.values())
+    seen = []
+    monkeypatch.setattr("implementations.mimicdet.model.collate", lambda targets, batch: seen.append((batch, collate(targets, batch))) or seen[-1][1])
+    for seed in range(6):
+        losses = detector(pictures((96, 96)), [replace(OBJECTS[0], seed=seed)])
+        assert all(torch.isfinite(loss) for loss in losses.values())
+    sides = {batch.sizes[0][0] for batch, _ in seen}
+    assert len(sides) > 2
+    assert all(68 <= side <= 86 for side in sides)
+    for batch, truth in seen:
+        torch.testing.assert_close(truth.boxes[0, : len(OBJECTS[0].boxes)], OBJECTS[0].boxes * (batch.sizes[0][0] / 96))
 
 
 @pytest.mark.slow
@@ -567,6 +640,9 @@ def test_pyramid_and_t_head_start_from_he_and_all_else_from_the_gaussian():
     found = deviations(student, (*layers, DeformableConv))
     assert {"aligned.conv", "aligned3.conv", "project.0", "project.1", "score"} <= set(found)
     assert all(value == pytest.approx(0.01, rel=0.15) for value in found.values()), found
+    refinement = Refinement(256, RefinementConfig(256, Ranges(), (2000, 1000), 256, 0.01))
+    assert all(value == pytest.approx(0.01, rel=0.15) for value in deviations(refinement, layers).values())
+    assert refinement.head.cls_logits.bias.sigmoid().tolist() == pytest.approx([0.01], rel=1e-3)  # each anchor is an object by 1 in 100
     free = SHead(Widths(), "deform", paths=2)
     assert not free.aligned.offsets.weight.any()  # Dai et al.: offsets start at zero
 

@@ -109,7 +109,7 @@ def test_every_row_that_learns_starts_from_the_body_of_its_net_below_the_papers_
         elif learns:
             body = PAPER.row(row.body)
             assert (body.setting.backbone, "paper" in row.body_at) == (row.setting.backbone, False)
-            assert row.effort == PAPER.row("mimicdet").effort
+            assert row.effort.length == (2.5 if row.setting.schedule == 1 else 1.25), "all of 1x alike, and all of 2x and longer"
 
 
 def test_nothing_that_a_gain_is_claimed_for_has_shaped_a_body():

@@ -233,6 +233,7 @@ def test_own_costs_are_of_what_is_deployed():
     alone, taught, teacher = (own_costs(paper.row(key), "smoke", 4) for key in ("no-t-head", "mimicdet", "mimicdet-t"))
     assert alone == taught
     assert teacher["own_stored_mb"] > taught["own_stored_mb"]
+    assert own_costs(paper.row("separated-r50"), "smoke", 4) == own_costs(paper.row("r50-800"), "smoke", 4)  # the same student, taught by another net
 
 
 # ---- speed

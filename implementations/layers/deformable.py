@@ -72,7 +72,10 @@ def sampled_at(x: Tensor, offsets: Tensor, image: Tensor, place: Tensor) -> Tens
 
 
 class DeformableConv(nn.Module):
-    """A square deformable convolution of stride 1 that keeps the map's size; float32 whatever the precision, as places need it."""
+    """A square deformable convolution of stride 1 that keeps the map's size.
+
+    Places are read in float32 whatever the precision, from offsets as precise as they are given; the product follows the precision at hand.
+    """
 
     def __init__(self, channels: int, out: int, kernel: int) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class DeformableConv(nn.Module):
         return F.linear(read, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
 
     def _by_torchvision(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """On a GPU, where torchvision's operator is the faster one."""
+        """Whole maps on a GPU, by torchvision's operator."""
         from torchvision.ops import deform_conv2d  # here, not above: it takes as long to import as torch, and costs are counted without it
 
         moved = offsets.flatten(2).transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()

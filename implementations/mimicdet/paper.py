@@ -65,7 +65,8 @@ def mimicdet(request: Request, **arguments: Any) -> Any:
 def _row(key: str, title: str, setting: Setting = R50, *, reference: str = "mimicdet", **arguments: Any) -> Row:
     """A row that learns by the paper's schedule. Where the S-head is what is tested, its teacher is not deployed."""
     given, body, schedule = MappingProxyType(arguments), BODIES.get(setting.backbone, ""), SCHEDULES[setting.schedule]
-    deployed = MappingProxyType({} if arguments.get("tested") == "teacher" else {"teacher": ""})
+    without = {"teacher": ""} | ({"taught_by": ""} if "taught_by" in arguments else {})
+    deployed = MappingProxyType({} if arguments.get("tested") == "teacher" else without)
     effort = LEARNT if setting.schedule == R50.schedule else LEARNT_2X
     return Row(key, title, setting, mimicdet, given, body=body, reference=reference, effort=effort, schedule=schedule, deployed=deployed)
 
