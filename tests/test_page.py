@@ -212,6 +212,18 @@ def test_the_tables_are_narrowed_to_an_outcome(tab):
     assert tab.value("document.querySelectorAll('.paper tr[hidden], .paper article[hidden]').length") == 0
 
 
+def test_a_paper_that_the_filter_hides_is_shown_where_a_link_leads_to_it(tab):
+    hidden = "[...document.querySelectorAll('.paper[hidden]')].map((section) => section.id)"
+    tab.value("location.hash = ''")
+    choose(tab, "#cell-filter select", "undertrained")
+    away = tab.value(hidden)
+    assert away
+    tab.value(f"location.hash = '#{away[0]}'")
+    tab.value("new Promise((done) => setTimeout(done, 50))")
+    assert tab.value(hidden) == []
+    assert tab.messages == []
+
+
 # ---- reasons
 
 

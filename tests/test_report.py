@@ -22,7 +22,7 @@ from bench.leaderboard_table import print_leaderboard
 from bench.records import Record
 from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_tables, render
 from bench.report.figures import Drawing
-from bench.report.page import RECORDS, STANDINGS, Beside, page, pages, readable
+from bench.report.page import RECORDS, STANDINGS, Beside, pages, readable
 from bench.report.plots import chart, ticks
 from bench.verdicts import WORDS
 
@@ -156,13 +156,13 @@ def test_the_page_leads_from_each_number_to_its_record(standing):
 
 def test_an_audit_and_drawings_are_shown_where_there_are_any(standing):
     drawing = Drawing("a", f"title {EVIL}", "seen", "condensing", "scenes-v1", "ours", "data:image/png;base64,AAAA")
-    text = page(standing, Beside((drawing,), [(f"found {EVIL}", "9 of 9 are equal", ("paper.txt, line 3",))]))
+    text = pages(standing, Beside((drawing,), [(f"found {EVIL}", "9 of 9 are equal", ("paper.txt, line 3",))]))[STANDINGS]
     reader = Page()
     reader.feed(text)
     assert f"found {EVIL}" in reader.text
     assert f"title {EVIL}" in reader.text
     assert {"9 of 9 are equal", "paper.txt, line 3", "Audit", "Drawings"} <= set(reader.text)
-    assert not {"Audit", "Drawings"} & set(re.findall(r">(\w+)</h2>", page(standing)))
+    assert not {"Audit", "Drawings"} & set(re.findall(r">(\w+)</h2>", pages(standing)[STANDINGS]))
 
 
 def test_formulas_are_shown_as_a_reader_would_write_them():

@@ -15,7 +15,7 @@ from bench.orders import choice_of, of_line
 from bench.records import Record
 from bench.report import judge
 from bench.report.figures import drawings
-from bench.report.page import page
+from bench.report.page import STANDINGS, pages
 from bench.report.provenance import environments, gist, rebuild, sources
 from bench.report.provenance import of_line as command_of
 from bench.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, scatter, steps
@@ -276,7 +276,7 @@ def test_the_page_shows_a_latency_with_its_ratio_marks_and_conditions():
     about = dict(record.context) | {"gpu": "", "image_list": "a" * 64, "versions": {"torch": "2.8.0"}, "seen": seen}
     about |= {"against": ["condensing.fpn-r50.paper", "w"]}
     about |= {"machine": {"name": "desk", "cpu": "a processor"}, "marks": ["noisy: others ran"]}
-    text = page(judge([replace(record, context=about)]))
+    text = pages(judge([replace(record, context=about)]))[STANDINGS]
     assert "0.500 [0.400, 0.600]<small> condensing.fpn-r50.paper</small>" in text
     assert "<td>noisy: others ran</td>" in text
     assert "64 images of scenes-v1 (list aaaaaaaaaaaa), batch 1, 300 random RoIs each, float32, 1 threads, a processor, torch 2.8.0" in text

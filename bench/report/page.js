@@ -74,15 +74,20 @@
     narrow();
   }
 
-  // ---- a record that a filter hides is shown where a link leads to it
+  // ---- a record, or a paper, that a filter hides is shown where a link leads to it
   const reveal = () => {
-    const row = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    if (!row || !row.hidden) return;
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target || !target.hidden) return;
     const form = document.querySelector('form[data-for="records"]');
-    form.reset();
-    setTimeout(() => row.scrollIntoView({ block: "center" }));
+    if (form) form.reset();
+    if (cells) {
+      cells.value = "";
+      narrow();
+    }
+    setTimeout(() => target.scrollIntoView({ block: form ? "center" : "start" }));
   };
   addEventListener("hashchange", reveal);
+  reveal(); // a link from another page, where the browser has kept what the filter said
 
   // ---- reasons: beside what they explain, on hover, focus and tap; Escape puts them away
   const float = document.createElement("span");

@@ -85,11 +85,6 @@ def pages(standing: Standing, beside: Beside | None = None) -> dict[str, str]:
     return {name: _rendered(name, {**shared, **view(standing), "standings": STANDINGS, "records": RECORDS}) for name, view in own.items()}
 
 
-def page(standing: Standing, beside: Beside | None = None) -> str:
-    """The standings alone."""
-    return pages(standing, beside)[STANDINGS]
-
-
 def _rendered(name: str, view: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
