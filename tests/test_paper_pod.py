@@ -8,20 +8,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
+from pod_records import ENTRY, PAPER, evidence, gain, scales, sentences, timed, trained
 
-from bench.catalogue import FOLDER, catalogue
-from bench.claims import decide
+from bench.catalogue import FOLDER
 from bench.cost import cost_record, cost_records
 from bench.datasets.source import parse_data
 from bench.evidence import Difference, Evidence
 from bench.plan import Choice, plan, schedule_of
-from bench.records import Record
 from bench.scales import SCALES
 from bench.spec import Derive, Train
 from bench.tables import check_table, compare, printed_difference
 
-ENTRY = catalogue()["pod"]
-PAPER = ENTRY.paper
 RUNS = plan([PAPER], Choice("proxy"))
 HEADLINES = {"c4-r50", "c4-r50-gsl", "c4-r50-fd", "c4-r50-2x", "c4-r50-fd-wt"}
 
@@ -30,20 +27,6 @@ HEADLINES = {"c4-r50", "c4-r50-gsl", "c4-r50-fd", "c4-r50-2x", "c4-r50-fd-wt"}
 def costs():
     """Counted by this code, on the meta device."""
     return cost_records(PAPER)
-
-
-def evidence(records=(), differences=()):
-    return Evidence(PAPER, ENTRY.published, tuple(records), tuple(differences))
-
-
-def sentences(records=(), differences=()):
-    return {claim.key: claim for claim in decide(PAPER, ENTRY.published, evidence(records, differences))}
-
-
-def trained(row, seed=0, kind="train", tier="proxy", **values):
-    end = ".plateau" if kind == "plateau" else ""
-    context = {"data": "scenes-v1", "machine": {"name": "desk"}}
-    return Record(f"pod.{row}.{tier}.s{seed}{end}", kind, "pod", row, tier, seed, "ok", "", "now", {"ap": 30.0, **values}, context=context)
 
 
 # ---- rows
@@ -190,15 +173,6 @@ def test_cells_are_joined_to_the_rows_that_are_printed():
     assert printed_difference(evidence(), "fpn-r50-fd", "fpn-r50", "ap_l") == pytest.approx(2.4)
 
 
-def scales(value=1.2, deviation=0.01, **others):
-    """What a Derive step leaves in a record: every measure of Table 3, and one block by its own name."""
-    names = [f"conv{stage}_{end}" for stage in (3, 4, 5) for end in ("first", "last")] + ["R31"]
-    found = {}
-    for name in (f"{name}_{direction}_{split}" for name in names for direction in "hw" for split in ("train", "val")):
-        found |= {name: value, f"std_{name}": deviation}
-    return found | others
-
-
 def test_table_3_tells_directions_and_splits_apart():
     own = {"conv4_last_h_train": 1.5, "conv4_last_w_train": 1.6, "conv4_last_h_val": 1.7, "conv4_last_w_val": 1.8}
     found = compare(PAPER, ENTRY.published, evidence([trained("c4-r50-gsl", **scales(**own))]))
@@ -216,21 +190,13 @@ def test_at_the_papers_own_scale_a_learnt_number_is_judged(value, word):
     assert [o.outcome for o in found if o.column == "R46" and o.measured == value] == [word]
 
 
-def timed(row, base, whole_ms, ratio=None):
-    """A latency record of a row, in turns with its baseline at equal RoIs, as `leandet time` leaves it."""
-    values = {"whole_ms": whole_ms} | (dict(zip(("whole_ratio", "whole_ratio_low", "whole_ratio_high"), ratio, strict=True)) if ratio else {})
-    context = {"against": [f"pod.{base}.paper", "w"] if ratio else [], "rois_given": 300, "quiet": "ok", "machine": {"name": "desk"}}
-    context |= {"device": "cpu", "precision": "float32"}
-    return Record(f"pod.{row}.paper.latency.1", "latency", "pod", row, "paper", 0, "ok", "", "now", values, context=context)
-
-
 def test_table_4s_times_are_judged_by_their_ratio_to_the_baseline():
     """GSL is printed 1.5 to 1.7 times as slow, FD 1.01 times; a deployed form is a row of its own."""
     bases = ("c4-r50", "c4-r101", "retina-r50")
     records = [timed(base, base, 150.0) for base in bases]
     records += [timed(f"{base}-gsl", base, 240.0, (1.6, 1.45, 1.75)) for base in bases]
     records += [timed(f"{base}-fd", base, 151.0, (1.006, 0.99, 1.02)) for base in bases]
-    records.append(replace(timed("c4-r50-fd", "c4-r50", 90.0, (0.6, 0.5, 0.7)), row="c4-r50-fd@onnx"))
+    records.append(timed("c4-r50-fd", "c4-r50", 90.0, (0.6, 0.5, 0.7), "@onnx"))
     found = {o.key: o for o in compare(PAPER, ENTRY.published, evidence(records)) if o.table == "T4" and o.kind == "latency"}
     wanted = {"": 150.0, "-gsl": 240.0, "-fd": 151.0}
     assert {key: o.measured for key, o in found.items()} == {f"{base}{end}": value for base in bases for end, value in wanted.items()}
@@ -311,10 +277,6 @@ def test_what_cannot_be_attempted_says_why():
 
 
 GAINS = {("c4-r50-fd", "c4-r50"): 3.0, ("c4-r101-fd", "c4-r101"): 2.2}
-
-
-def gain(pair, value, width=0.5):
-    return Difference("pod", *pair, "ap", "proxy", value, (value - width, value + width), 5, 0.2)
 
 
 @pytest.mark.parametrize(("values", "word"), [

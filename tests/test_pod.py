@@ -369,14 +369,15 @@ def test_gsls_c4_head_says_why_it_is_no_graph(tmp_path):
         export(build("c4", "gsl"), tmp_path)
 
 
+@pytest.mark.parametrize("form", [plain_convolutions, lambda detector: detector], ids=["plain", "as it is"])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", ["c4", pytest.param("fpn", marks=pytest.mark.slow), pytest.param("retina", marks=pytest.mark.slow)])
-def test_boxes_of_a_runtime_are_torchs(kind, runtime, tmp_path):
-    """At sizes that were not traced, two images at once and one alone."""
+def test_boxes_of_a_runtime_are_torchs(kind, runtime, form, tmp_path):
+    """At sizes that were not traced, two images at once and one alone; as it is: what `leandet deploy` and `leandet time` export."""
     pytest.importorskip("onnx", reason="as above")
     pytest.importorskip(runtime, reason="as above")
     detector = fd(kind)
-    made = RUNTIMES[runtime](plain_convolutions(detector), tmp_path)
+    made = RUNTIMES[runtime](form(detector), tmp_path)
     assert isinstance(made, Detector)
     with torch.inference_mode():
         assert_same(detect(made, IMAGES), detect(detector, IMAGES))
