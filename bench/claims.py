@@ -333,7 +333,10 @@ class Case:
             for measure in measures:
                 value = self.evidence.mean(row, self.evidence.tier(row), measure)
                 if value is None:
-                    return Verdict("not attempted", None, f"the {len(cells)} printed cells are below; {row} has no run that learnt {measure} yet")
+                    known = "".join(f"; {name} {value:.2f}, not below" for name, value in ours.items() if value >= limit)
+                    return Verdict(
+                        "not attempted", None, f"the {len(cells)} printed cells are below; {row} has no run that learnt {measure} yet{known}"
+                    )
                 ours[f"{row} {measure}"] = value
         over = [f"{name} {value:.2f}" for name, value in ours.items() if value >= limit]
         said = f"learnt here not below: {', '.join(over)}" if over else f"all {len(ours)} learnt here are below"

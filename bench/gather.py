@@ -106,7 +106,7 @@ def _deployed_digests(stored: Sequence[Stored], digests: Mapping[str, str]) -> d
 
 
 def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
-    """Row minus reference, for each row that shares at least two seeds with its reference on one machine and one dataset."""
+    """Row minus reference, and what else a paper compares, for each row that shares two seeds or more with the other on one machine and one dataset."""
     where = {each.record.id: each.predictions for each in stored if each.predictions is not None}
     found: list[Difference] = []
     for key, paper in built().items():
@@ -118,11 +118,13 @@ def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
 
 def _differences_on(evidence: Evidence, where: Mapping[str, Path]) -> Iterator[Difference]:
     assert evidence.paper is not None
-    for row in evidence.paper.rows:
+    paper = evidence.paper
+    compared = [(row, row.reference) for row in paper.rows if row.reference] + [(paper.row(key), other) for key, other in paper.compared]
+    for row, other in compared:
         for tier in JUDGED_TIERS:
-            pairs = _pairs(evidence, row.key, row.reference, tier) if row.reference else ()
+            pairs = _pairs(evidence, row.key, other, tier)
             if len(pairs) > 1:
-                yield from (_difference(evidence.paper, row, pairs, measure, where=where) for measure in _measures(evidence.paper, row))
+                yield from (_difference(paper, row, other, pairs, measure, where=where) for measure in _measures(paper, row))
 
 
 def _measures(paper: Paper, row: Row) -> tuple[str, ...]:
@@ -147,7 +149,7 @@ def _images(record: Record) -> tuple[str, str]:
     return str(record.context.get("data", "")), str(record.context.get("data_digest", ""))
 
 
-def _difference(paper: Paper, row: Row, pairs: Sequence[tuple[Record, Record]], measure: str, *, where: Mapping[str, Path]) -> Difference:
+def _difference(paper: Paper, row: Row, other: str, pairs: Sequence[tuple[Record, Record]], measure: str, *, where: Mapping[str, Path]) -> Difference:
     from bench.metrics.bootstrap import smallest_detectable_difference
 
     first, between = pairs[0][0], [a.values[measure] - b.values[measure] for a, b in pairs]
@@ -155,7 +157,7 @@ def _difference(paper: Paper, row: Row, pairs: Sequence[tuple[Record, Record]], 
     data = str(first.context.get("data", MAIN))
     value, interval = _resampled(measure, data, ours, theirs)
     detectable = smallest_detectable_difference(between)
-    return Difference(paper.key, row.key, row.reference, measure, first.tier, value, interval, len(pairs), detectable, data)
+    return Difference(paper.key, row.key, other, measure, first.tier, value, interval, len(pairs), detectable, data)
 
 
 _RESAMPLED: dict[

@@ -305,6 +305,7 @@ class Paper:
     variants: tuple[Variant, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
     others: tuple[Paper, ...] = ()  # papers whose rows some rows of this one need
+    compared: tuple[tuple[str, str], ...] = ()  # a row and another than its reference, where a sentence speaks of both
     quick: bool = False  # whether `dvc repro quick` trains its headline rows: its twenty minutes hold those of one paper
 
     def row(self, key: str) -> Row:

@@ -83,6 +83,14 @@ def test_a_transform_is_paired_with_the_weights_it_was_made_from_wherever_it_was
     assert [found.value for found in gather.differences(carried)] == [found.value for found in gather.differences(stored)]
 
 
+def test_what_a_paper_compares_beside_references_is_paired_too(folder, monkeypatch):
+    paper = replace(built()["condensing"], compared=(("fpn-r50", "k16-l5"),))
+    monkeypatch.setattr(gather, "built", lambda: {"condensing": paper})
+    found = {(each.row, each.reference): each for each in gather.differences(gather.read_stored(folder))}
+    assert set(found) == {("k16-l5", "fpn-r50"), ("fpn-r50", "k16-l5")}
+    assert found["fpn-r50", "k16-l5"].value == pytest.approx(-found["k16-l5", "fpn-r50"].value)
+
+
 def test_one_seed_has_no_interval(folder):
     assert gather.differences([each for each in gather.read_stored(folder) if each.record.seed == 0]) == ()
 

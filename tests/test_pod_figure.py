@@ -44,7 +44,7 @@ def test_a_damaged_file_is_named(text, tmp_path):
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path):
-    with pytest.raises(UserError, match=r"derived.json: missing; allowed: folders of finished GSL runs"):
+    with pytest.raises(UserError, match=r"derived.json: missing; allowed: finished GSL runs"):
         read_runs({"a": tmp_path})
     keep({"scales": {"train": C4}}, tmp_path)
     with pytest.raises(UserError, match=r"has no averages of 'test'; allowed: train"):
@@ -62,7 +62,7 @@ def test_runs_are_drawn_by_their_ids(tmp_path, monkeypatch):
     said = draw_run(",".join(ids), tmp_path / "figure.png", "", 0)
     assert said == f"{tmp_path / 'figure.png'}: the scales of 4 blocks, learnt by {ids[0]}, {ids[1]}"
     assert (tmp_path / "figure.png").stat().st_size > 5000
-    with pytest.raises(UserError, match=r"derived.json: missing; .*next: leandet run pod.c4-r50.proxy.s0"):
+    with pytest.raises(UserError, match=r"derived.json: missing; .*next: leandet run a row that ends in -gsl"):
         draw_run("pod.c4-r50.proxy.s0", tmp_path / "none.png", "", 0)
     with pytest.raises(UserError, match=r"runs of several papers; allowed: those of one"):
         draw_run(f"{ids[0]},condensing.k16-l5.proxy.s0", tmp_path / "none.png", "", 0)

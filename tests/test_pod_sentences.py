@@ -92,3 +92,14 @@ def test_a_runtimes_speed_is_judged_on_both_detectors_in_that_form(form):
     assert sentences(times("c4-r50", "retina-r50"))[key].outcome == "reproduced"
     assert sentences(times("c4-r50"))[key].outcome == "not attempted"
     assert sentences(times("c4-r50", "retina-r50", of="fused"))[key].outcome == "not attempted"
+
+
+def test_a_learnt_scale_that_speaks_against_a_sentence_is_said_before_all_rows_have_run():
+    found = sentences([trained("fpn-r50-gsl", **scales(1.2))])["strided-below-one"]
+    assert found.outcome == "not attempted"
+    assert "retina-r50-gsl has no run" in found.reason
+    assert "fpn-r50-gsl conv3_first_h_train 1.20, not below" in found.reason
+
+
+def test_fd_is_paired_with_the_gsl_that_it_is_made_of():
+    assert PAPER.compared == (("c4-r50-fd", "c4-r50-gsl"),)

@@ -27,7 +27,7 @@ def read_runs(folders: Mapping[str, Path], split: str = "train") -> dict[str, Av
     for name, folder in folders.items():
         path = folder / DERIVED
         if not path.is_file():
-            raise UserError(f"{path}: missing; allowed: folders of finished GSL runs; next: leandet run {folder.name}")
+            raise UserError(f"{path}: missing; allowed: finished GSL runs, as no other row learns scales; next: leandet run a row that ends in -gsl")
         by_split = _by_split(path)
         if split not in by_split:
             raise UserError(f"{path}: has no averages of {split!r}; allowed: {', '.join(by_split)}; name one of them")
