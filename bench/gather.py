@@ -106,7 +106,7 @@ def _deployed_digests(stored: Sequence[Stored], digests: Mapping[str, str]) -> d
 
 
 def differences(stored: Sequence[Stored]) -> tuple[Difference, ...]:
-    """Row minus reference, and what else a paper compares, for each row that shares two seeds or more with the other on one machine and one dataset."""
+    """Row minus reference, and what else a paper compares, where both share two seeds or more on one machine and one dataset."""
     where = {each.record.id: each.predictions for each in stored if each.predictions is not None}
     found: list[Difference] = []
     for key, paper in built().items():
@@ -124,7 +124,7 @@ def _differences_on(evidence: Evidence, where: Mapping[str, Path]) -> Iterator[D
         for tier in JUDGED_TIERS:
             pairs = _pairs(evidence, row.key, other, tier)
             if len(pairs) > 1:
-                yield from (_difference(paper, row, other, pairs, measure, where=where) for measure in _measures(paper, row))
+                yield from (_difference(paper.key, (row.key, other), pairs, measure, where=where) for measure in _measures(paper, row))
 
 
 def _measures(paper: Paper, row: Row) -> tuple[str, ...]:
@@ -149,7 +149,9 @@ def _images(record: Record) -> tuple[str, str]:
     return str(record.context.get("data", "")), str(record.context.get("data_digest", ""))
 
 
-def _difference(paper: Paper, row: Row, other: str, pairs: Sequence[tuple[Record, Record]], measure: str, *, where: Mapping[str, Path]) -> Difference:
+def _difference(
+    paper: str, compared: tuple[str, str], pairs: Sequence[tuple[Record, Record]], measure: str, *, where: Mapping[str, Path]
+) -> Difference:
     from bench.metrics.bootstrap import smallest_detectable_difference
 
     first, between = pairs[0][0], [a.values[measure] - b.values[measure] for a, b in pairs]
@@ -157,7 +159,7 @@ def _difference(paper: Paper, row: Row, other: str, pairs: Sequence[tuple[Record
     data = str(first.context.get("data", MAIN))
     value, interval = _resampled(measure, data, ours, theirs)
     detectable = smallest_detectable_difference(between)
-    return Difference(paper.key, row.key, other, measure, first.tier, value, interval, len(pairs), detectable, data)
+    return Difference(paper, *compared, measure, first.tier, value, interval, len(pairs), detectable, data)
 
 
 _RESAMPLED: dict[
