@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench import verdicts
@@ -274,9 +275,8 @@ class Case:
         return Verdict(word, value, reason + power, interval)
 
     def _plain_difference(self, row: str, reference: str, measure: str) -> float | None:
-        tier = self.evidence.tier(row)
-        ours, theirs = self.evidence.mean(row, tier, measure, reference), self.evidence.mean(reference, tier, measure, row)
-        return None if ours is None or theirs is None else ours - theirs
+        shared = self.evidence.by_seed((row, reference), self.evidence.tier(row), measure)
+        return fmean(own - other for own, other in shared.values()) if shared else None
 
     # ---- what a net learnt and a Derive step measured
 

@@ -34,7 +34,11 @@ Key = tuple[str, str, str, str, str]  # paper, row, tier, data, machine
 
 @dataclass(frozen=True)
 class Line:
-    """A row at a tier, on one dataset and machine. AP in 0..100, mean over seeds; costs of the paper's own scale; nan where there is none."""
+    """A row at a tier, on one dataset and machine. AP in 0..100, mean over seeds; nan where there is none.
+
+    Costs are of the whole detector at the paper's own scale,
+    whatever part of it the paper's tables count, so that rows of several papers can be compared.
+    """
 
     id: str  # "condensing.k16-l5.proxy"; what `leandet rerun --row` takes
     # The best and the worst place that the 95 % intervals of AP leave open among the lines of the same tier and data that have one: a line stands
@@ -108,8 +112,14 @@ def _line(key: Key, group: list[Record], cost: Record | None, counts: str) -> Li
         digest=first.digest[:12] if first else "", commit=str(first.context.get("commit", ""))[:12] if first else "", outcomes=counts,
         leandet=str(versions.get("leandet", "")), torch=str(versions.get("torch", "")),
         **{measure: _mean(good, measure) for measure in ACCURACIES},
-        **{measure: cost.values.get(measure, nan) if cost else nan for measure in COSTS},
+        **_whole(cost),
     )  # fmt: skip
+
+
+def _whole(cost: Record | None) -> dict[str, float]:
+    """Of a cost record what the whole detector costs; where it was counted as a whole alone, its numbers bear no prefix."""
+    values = cost.values if cost else {}
+    return {measure: values.get(f"model_{measure}", values.get(measure, nan)) for measure in COSTS}
 
 
 def _mean(records: Sequence[Record], measure: str) -> float:

@@ -26,6 +26,13 @@ def cost(row):
     return Record(f"p.{row}.cost", "cost", "p", row, "", 0, "ok", "", "d" * 64, {"params_m": 2.5, "size_mb": 10, "macs_g": 7.25})
 
 
+def test_costs_are_of_the_whole_detector_whatever_the_papers_tables_count():
+    """Condensing's tables count the second-stage head, POD's the detector: side by side both must be the same thing."""
+    head = replace(cost("a"), values=dict(cost("a").values) | {"model_params_m": 41.4, "model_size_mb": 165.8, "model_macs_g": 127.3})
+    found = {line.row: line for line in lines([head, cost("b")])}
+    assert [(line.params_m, line.size_mb, line.macs_g) for line in (found["a"], found["b"])] == [(41.4, 165.8, 127.3), (2.5, 10, 7.25)]
+
+
 def test_one_line_a_row_tier_data_and_machine():
     other = run("a", context={"data": "bccd", "machine": {"name": "desk"}})
     elsewhere = run("a", context={"data": "scenes-v1", "machine": {"name": "laptop"}})

@@ -186,9 +186,9 @@ def plotted(text):
 def test_a_paper_s_rows_are_set_against_each_of_their_costs():
     records = [run("fpn-r50", seed, ap=60.0 + seed) for seed in range(2)] + [run("k1-l1"), cost("fpn-r50", 14.0), cost("k1-l1", 0.557)]
     (group,) = trade_offs(lines(records), records)
-    assert (group.paper, group.tier, group.data, len(group.plots)) == ("condensing", "proxy", "scenes-v1", 3)
+    assert (group.paper, group.tier, group.data, len(group.plots)) == ("condensing", "proxy", "scenes-v1", 2)
     assert "leandet time condensing.ROW" in group.missing
-    assert "parameters of the second-stage head, M" in group.plots[0]
+    assert "parameters of the whole detector at the paper" in group.plots[0]
     points = [title.text for title in plotted(group.plots[0]).iter(f"{SVG}title")]
     assert points[0].startswith("condensing.fpn-r50.proxy (desk): AP 60.50, mean of 2 seeds, 95 % interval")
     assert points[0].endswith("parameters 14.000 M; the reference of other rows")
@@ -205,7 +205,7 @@ def test_latency_is_the_quiet_record_s_with_its_ninetieth_percentile():
     records.append(timed("k1-l1", 20.0, whole_p90_ms=25.0))
     (group,) = trade_offs(lines(records), records)
     assert group.missing == ""
-    (point,) = plotted(group.plots[3]).iter(f"{SVG}g")
+    (point,) = plotted(group.plots[2]).iter(f"{SVG}g")
     assert point.find(f"{SVG}title").text.endswith("latency 20.0 ms on desk")
     start, end = (float(text) for text in re.match(r"M([\d.]+) [\d.]+H([\d.]+)", point.find(f"{SVG}path").get("d")).groups())
     assert (end - LEFT) / (start - LEFT) == pytest.approx(25 / 20, rel=0.01)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bench.leaderboard import Line
     from bench.records import Record
 
-COSTS = (("params_m", "parameters", "M"), ("macs_g", "multiply-adds", "G"), ("size_mb", "size", "MB"))
-SCOPES = {"head": "of the second-stage head", "model": "of the whole detector"}
+COSTS = (("params_m", "parameters", "M"), ("macs_g", "multiply-adds", "G"))
+SCOPE = "of the whole detector at the paper's scale"  # as the leaderboard has them
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,10 @@ def trade_offs(lines: Sequence[Line], records: Sequence[Record]) -> tuple[TradeO
 def _group(key: tuple[str, str, str], lines: Sequence[Line], records: Sequence[Record]) -> TradeOffs:
     paper, tier, data = key
     references, machines = _references(paper), len({line.machine for line in lines})
-    scope = next((SCOPES.get(str(record.context.get("scope")), "") for record in records if record.kind == "cost" and record.paper == paper), "")
     said, plots = f"AP, {tier} tier, {data}", []
     for measure, name, unit in COSTS:
         points = [_point(line, getattr(line, measure), f"{name} {getattr(line, measure):.3f} {unit}", references) for line in lines]
-        plots += _plot(f"AP against {name}", points, (f"{name} {scope}, {unit}", said))
+        plots += _plot(f"AP against {name}", points, (f"{name} {SCOPE}, {unit}", said))
     times, unheard = _timed(lines, records), ""
     for machine, found in times.items():
         points = [_point(line, ms, f"latency {ms:.1f} ms on {machine}", references, far=far) for line, ms, far in found]
