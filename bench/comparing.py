@@ -18,6 +18,7 @@ from bench.metrics.bootstrap import aps, detectable_by_resamples, seed_and_image
 from bench.metrics.matches import Matches, coco_matches, voc_matches
 from bench.records import read_record
 from bench.scoring import predictions_of
+from bench.showing import committed
 from bench.types import UserError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _read(name: str, data: Data, split: str, *, opened: Split) -> Predictions:
 def _of_run(name: str, opened: Split) -> Path:
     """The predictions of a run: of this checkout, else of its scored results, else committed; those made on other images are refused."""
     here = [places.run_folder(name) / "predictions.parquet", places.local_scores() / f"{name}.parquet"]
-    found = [path for path in here if name and path.is_file()] or sorted(places.committed_records().rglob(f"{name}.parquet") if name else ())
+    found = [path for path in here if name and path.is_file()] or committed(name, ".parquet")
     if not found:
         raise UserError(f"{name!r}: neither a file nor a run with predictions here; `leandet leaderboard` lists the rows, `leandet run` makes one")
     path = found[0]

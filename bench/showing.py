@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from bench import places
 from bench.catalogue import find_paper
@@ -44,14 +45,23 @@ def _flat(values: dict[str, object]) -> str:
 
 
 def find_record(name: str) -> Record:
-    """The record of a run, of this machine or else committed; UserError where there is none."""
+    """The record of a run, of this checkout or else committed; UserError where there is none, or several."""
     local = places.run_folder(name) / "record.json"
-    found = [local] if local.exists() else sorted(places.committed_records().rglob(f"{name}.json"))
+    found = [local] if local.exists() else committed(name, ".json")
     found += sorted(places.costs().glob(f"{name}.json")) if not found and places.costs().exists() else []
     found += sorted(places.latencies().rglob(f"{name}.json")) if not found and places.latencies().exists() else []
     if not found:
         raise UserError(f"{name!r}: no record of it here; `leandet plan` lists the runs, `leandet run {name}` makes one, `leandet list` the papers")
     return read_record(found[0])
+
+
+def committed(name: str, ending: str) -> list[Path]:
+    """The committed file of a run, as a list of one or none; UserError where several machines ran it and NAME is not MACHINE/ID."""
+    found = sorted(places.committed_records().rglob(f"{name}{ending}")) if name else []
+    if len(found) > 1:
+        known = ", ".join(f"{path.parent.name}/{name}" for path in found)
+        raise UserError(f"{name}: ran on {len(found)} machines, and their numbers differ; name one: {known}")
+    return found
 
 
 def record_text(name: str) -> str:

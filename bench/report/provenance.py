@@ -31,7 +31,7 @@ class Source:
     seed: str  # empty where none was drawn
     machine: str
     data: str
-    commit: str
+    commit: str  # with a "+" where the tree held changes that were not committed
     digest: str
     environment: str  # number of its versions among `environments`; empty where none were kept
     seconds: str
@@ -68,7 +68,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
         seed=str(record.seed) if record.kind in SEEDED else "",
         machine=machine_of(record) if machine_of(record) == ran_on(record) else f"{ran_on(record)}, weights of {machine_of(record)}",
         data=data_of(record),
-        commit=str(context.get("commit", ""))[:12],
+        commit=str(context.get("commit", ""))[:12] + ("+" if context.get("dirty") else ""),
         digest=record.digest[:12],
         environment=numbers.get(_versions(record), ""),
         seconds="" if seconds is None else f"{float(seconds):.0f}",
