@@ -195,7 +195,9 @@ def cells(
         say(json.dumps(found, indent=1))
         return
     for cell in found:
-        say(f"{cell['paper']} {cell['table']} {cell['row']} | {cell['column']}: {cell['published']} -> {cell['outcome']}")
+        measured = "nothing measured" if cell["measured"] is None else f"measured {cell['measured']:.6g}, {cell['tier'] or 'counted'}"
+        at = f"{cell['paper']} {cell['table']} {cell['row']} | {cell['column']}"
+        say(f"{at}: printed {cell['published']}, {measured} -> {cell['outcome']}: {cell['reason']}")
 
 
 @app.command()

@@ -15,34 +15,10 @@ import pytest
 from bench import cli, places
 from bench.catalogue import built, catalogue
 from bench.datasets import open_split, parse_data
-from bench.published import read_published
+from bench.published import read_published, result_cells
 
 HERE = Path(__file__).parents[1]
-COMMANDS = (
-    "list",
-    "show",
-    "plan",
-    "run",
-    "cost",
-    "score",
-    "compare",
-    "tables",
-    "leaderboard",
-    "publish",
-    "attest",
-    "rerun",
-    "doctor",
-    "cells",
-    "download",
-    "draw",
-    "time",
-    "measure",
-    "check",
-    "equivalence",
-    "compress",
-    "expand",
-    "adopt",
-)
+COMMANDS = (*(each.name or each.callback.__name__ for each in cli.app.registered_commands), *(each.name for each in cli.app.registered_groups))
 
 
 def leandet(*words: str, home: Path, code: str = "") -> subprocess.CompletedProcess[str]:
@@ -65,6 +41,12 @@ def called(monkeypatch, capsys, home: Path, *words: str) -> tuple[int, str, str]
         cli.main()
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
+
+
+def test_the_readme_lists_every_command():
+    text = " ".join((HERE / "README.md").read_text().split())
+    listed = text.partition("`leandet --help` lists the rest: ")[2].partition(".")[0]
+    assert sorted(listed.split(", ")) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -109,6 +91,15 @@ def test_cells_are_those_that_are_printed(monkeypatch, capsys, tmp_path):
     for each in printed:
         if each.paper not in built():
             assert {cell["reason"] for cell in cells if cell["paper"] == each.paper and not cell["outcome"].startswith("quoted")} == {"not built yet"}
+
+
+def test_a_cell_in_words_says_what_was_printed_and_measured_and_why(monkeypatch, capsys, tmp_path):
+    code, out, _ = called(monkeypatch, capsys, tmp_path, "cells", "condensing", "--committed")
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) == len(result_cells(read_published(HERE / "implementations" / "condensing" / "published.json")))
+    assert all(line.startswith("condensing T") and ": printed " in line and " -> " in line for line in lines)
+    assert not [line for line in lines if line.rpartition(" -> ")[2].strip().endswith(":")], "an outcome without its reason"
 
 
 MISTAKES = [
