@@ -253,7 +253,7 @@ def test_every_reason_can_be_reached_by_keyboard(tab):
 
 def test_a_point_of_a_plot_has_its_words_by_keyboard_too(tab):
     words = tab.value("[...document.querySelectorAll('#trade-offs .pt')].map((point) => point.getAttribute('aria-label'))")
-    assert len(words) == 2 * 4  # parameters, multiply-adds and size of three rows at the proxy tier and one at the real tier
+    assert len(words) == 2 * 4  # parameters and multiply-adds of three rows at the proxy tier and one at the real tier
     assert any("mean of 3 seeds, 95 % interval" in said and "the reference of other rows" in said for said in words)
     assert any("one seed, no interval" in said for said in words)
     tab.value("document.querySelector('.pt').focus()")
