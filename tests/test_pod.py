@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pod_detectors import CLASSES, photographs, target
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.derive import DERIVED, flat, keep
 from bench.scales import SCALES
 from bench.spec import PRETRAINED, Request
-from bench.types import Detector, Target, Unavailable, UserError, detect
+from bench.types import Detector, Unavailable, UserError, detect
 from implementations.adapters import graphs, onnx, openvino
 from implementations.adapters.graphs import export, operators
 from implementations.baselines.faster_rcnn import faster_rcnn_c4, faster_rcnn_fpn
@@ -29,7 +30,6 @@ from implementations.pod.model import ScaledRegions, blocks_of, build_pod, deplo
 from implementations.pod.paper import PAPER
 
 DETECTORS = {"c4": faster_rcnn_c4, "fpn": faster_rcnn_fpn, "retina": retinanet}
-CLASSES = 4
 ROW = PAPER.row("c4-r50")
 
 
@@ -45,16 +45,6 @@ def request(tier="smoke", **inputs):
 def build(detector, phase, given=None, **options):
     torch.manual_seed(3)
     return build_pod(given or request(), detector=detector, phase=phase, **options).eval()
-
-
-def photographs(*sizes):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-def target(*boxes, seed=0):
-    none = torch.zeros(len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(len(boxes)) % CLASSES, none, none.clone(), seed)
 
 
 def enliven(detector):

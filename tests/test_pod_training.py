@@ -6,32 +6,21 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pod_detectors import CLASSES, photographs, target
 
 from bench.scales import SCALES as TIERS
 from bench.spec import Request
-from bench.types import Target
 from implementations.pod.averages import TYPES, _listening, printed_averages
 from implementations.pod.global_scale import ScalePredictor
 from implementations.pod.model import Pod, build_pod
 from implementations.pod.paper import JITTER, PAPER, SCALES
 
-CLASSES = 4
 ROW = PAPER.row("c4-r50")
 
 
 def build(detector, phase, tier="smoke", **options):
     torch.manual_seed(3)
     return build_pod(Request(ROW.setting, TIERS[tier], CLASSES, {}), detector=detector, phase=phase, **options)
-
-
-def photographs(*sizes):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-def target(*boxes, seed=0):
-    none = torch.zeros(len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(len(boxes)) % CLASSES, none, none.clone(), seed)
 
 
 def spread(detector):
