@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from noise import photographs
 from safetensors.torch import save_file
 
 from bench.catalogue import built
@@ -42,11 +43,6 @@ def target(*boxes):
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     none = torch.zeros(count, dtype=torch.bool)
     return Target(corners, torch.arange(count) % CLASSES, none, none.clone(), seed=5)
-
-
-def photographs(*sizes):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
 
 
 @pytest.fixture(scope="module", params=range(len(ROWS)), ids=IDS)
