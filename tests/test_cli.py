@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import called_in as called
 
 from bench import cli, places
 from bench.catalogue import built, catalogue
@@ -31,16 +32,6 @@ def leandet(*words: str, home: Path, code: str = "") -> subprocess.CompletedProc
         check=False,
         env={**os.environ, "LEANDET_HOME": str(home), "COLUMNS": "200"},
     )
-
-
-def called(monkeypatch, capsys, home: Path, *words: str) -> tuple[int, str, str]:
-    """(exit code, output, errors) of a command in this process."""
-    monkeypatch.setattr(sys, "argv", ["leandet", *words])
-    monkeypatch.setenv("LEANDET_HOME", str(home))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
 
 
 def test_the_readme_lists_every_command():

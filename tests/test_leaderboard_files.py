@@ -1,13 +1,12 @@
 """Leaderboard files of several machines: each fault with its line, rows keep their machine, nothing is dropped unsaid; columns by width."""
 
 import io
-import sys
 from dataclasses import replace
 
 import pytest
+from commands import called
 from rich.console import Console
 
-from bench import cli
 from bench.leaderboard import as_csv, lines, place_text
 from bench.leaderboard_files import HEAD, merge, read_board
 from bench.leaderboard_table import SHOWN, fitting, print_leaderboard
@@ -41,11 +40,8 @@ def written(path, records, *changes):
 
 def leandet(monkeypatch, capsys, *words):
     """(exit code, output, lines of errors) of a command."""
-    monkeypatch.setattr(sys, "argv", ["leandet", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err.strip().splitlines()
+    code, out, err = called(monkeypatch, capsys, *words)
+    return code, out, err.strip().splitlines()
 
 
 # ---- reading and validating

@@ -15,11 +15,17 @@ from bench.gather import read_stored
 
 def called(monkeypatch, capsys, *words):
     """(exit code, what it said, what it said of errors) of leandet with those words, in this process."""
-    monkeypatch.setattr(sys, "argv", ["leandet", *words])
+    monkeypatch.setattr(sys, "argv", ["leandet", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out, said.err
+
+
+def called_in(monkeypatch, capsys, home, *words):
+    """The same with the runs of a folder."""
+    monkeypatch.setenv("LEANDET_HOME", str(home))
+    return called(monkeypatch, capsys, *words)
 
 
 def trained(monkeypatch, capsys, tmp_path, name):
