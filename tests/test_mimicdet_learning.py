@@ -1,36 +1,29 @@
-"""MimicDet whole: which loss reaches which part, what is sampled, deployment bit for bit, and bad input."""
+"""How MimicDet learns: which loss reaches which part, from bad input, from images of drawn sizes, and what weights start from."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
+from mimicdet_detectors import OBJECTS, PAPER, build, pictures, target
 from safetensors.torch import load_file, save_file
-from torchvision.ops import batched_nms, roi_align
 
-from bench.catalogue import find_paper
 from bench.scales import SCALES
 from bench.spec import Request
-from bench.types import Target, UserError, detect
+from bench.types import detect
 from implementations.layers.backbones import load_body
-from implementations.layers.boxes import clip, decode, encode, iou
 from implementations.layers.deformable import DeformableConv
 from implementations.layers.jitter import jittered
-from implementations.layers.regions import RegionConfig, flatten
-from implementations.layers.sampling import Quota
-from implementations.layers.targets import Truth, collate
-from implementations.mimicdet.heads import Answer, SHead, Widths, teacher_head
-from implementations.mimicdet.labels import Ranges, assign
-from implementations.mimicdet.learning import Mining, hardest, labelled, student_losses, taught, teacher_losses
-from implementations.mimicdet.model import Settings, build_mimicdet, deployed, sizes_of
+from implementations.layers.regions import flatten
+from implementations.layers.targets import collate
+from implementations.mimicdet.heads import SHead, Widths, teacher_head
+from implementations.mimicdet.labels import Ranges
+from implementations.mimicdet.model import Settings, build_mimicdet, sizes_of
 from implementations.mimicdet.pyramid import StaggeredPyramid
-from implementations.mimicdet.refinement import Adjusted, Refinement, RefinementConfig
+from implementations.mimicdet.refinement import Refinement, RefinementConfig
 
-PAPER = find_paper("mimicdet")
 LOSSES = {
     "no-t-head": {"refine_class", "refine_box", "student_class", "student_box"},
     "with-t-head": {"refine_class", "refine_box", "student_class", "student_box", "teacher_class", "teacher_box"},
@@ -43,38 +36,6 @@ LOSSES = {
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def request(key="mimicdet", tier="smoke", classes=3, **inputs):
-    return Request(PAPER.row(key).setting, SCALES[tier], classes, inputs)
-
-
-def build(key="mimicdet", *, classes=3, inputs=None, **changes):
-    torch.manual_seed(0)
-    return build_mimicdet(request(key, classes=classes, **(inputs or {})), **{**PAPER.row(key).arguments, **changes})
-
-
-def livened(detector):
-    """With first and second regressions that move boxes, refinement scores that differ, and classes that differ."""
-    generator = torch.Generator().manual_seed(3)
-    for name, parameter in detector.named_parameters():
-        if name.endswith((".score.weight", ".box.weight", "cls_logits.weight", "bbox_pred.weight")):
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 / parameter[0].numel() ** 0.5))
-    return detector
-
-
-def target(*boxes, seed=0, classes=3):
-    none = torch.zeros(len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(len(boxes)) % classes, none, none.clone(), seed)
-
-
-def pictures(*sizes):
-    generator = torch.Generator().manual_seed(4)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-OBJECTS = [target([8, 8, 60, 60], [30, 40, 90, 70], seed=1), target([20, 10, 50, 90], seed=2)]
 
 
 def reached(detector, *names):
@@ -205,237 +166,6 @@ def test_everything_learns_in_bfloat16():
     assert [name for name, p in detector.named_parameters() if p.requires_grad and (p.grad is None or not torch.isfinite(p.grad).all())] == []
 
 
-# ---- sampling and mining
-
-
-def proposals(count=40, valid=None):
-    """Proposals of two images around two objects each, some exact, some beside, and their truth."""
-    generator = torch.Generator().manual_seed(7)
-    objects = torch.tensor([[[10.0, 10, 50, 50], [60, 60, 90, 95]], [[5.0, 5, 30, 40], [0, 0, 0, 0]]])
-    labels = torch.tensor([[2, 1], [3, 0]])
-    truth = Truth(objects, labels, labels > 0, torch.zeros(2, 2, dtype=torch.bool), (11, 12))
-    boxes = objects[:, :1] + torch.rand(2, count, 4, generator=generator) * 20 - 10
-    position = torch.stack([torch.randperm(500, generator=generator)[:count] for _ in range(2)])
-    return Adjusted(boxes, position, torch.ones(2, count, dtype=torch.bool) if valid is None else valid), truth
-
-
-CONFIG = RegionConfig(3, 1, Quota(8, 0.25), threshold=0.6, score=0.005, nms=0.6)
-
-
-def test_labels_are_by_the_overlap_of_0_6():
-    adjusted, truth = proposals()
-    found = labelled(adjusted, truth, CONFIG)
-    overlap = iou(truth.boxes, adjusted.boxes).masked_fill(~truth.valid.unsqueeze(-1), 0)
-    for i in range(2):
-        for j in range(adjusted.boxes.shape[1]):
-            best = float(overlap[i, :, j].max())
-            assert int(found.label[i, j]) == (best >= 0.6)
-            assert int(found.classes[i, j]) == (int(truth.labels[i, overlap[i, :, j].argmax()]) if best >= 0.6 else 0)
-
-
-def test_hard_negatives_are_those_with_the_largest_loss():
-    """A slow ranking, image by image; what is no candidate is never chosen."""
-    loss = torch.tensor([[0.5, 3.0, 0.1, 2.0], [1.0, 1.0, 0.0, 9.0]])
-    usable = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    assert hardest(loss, usable, 2).tolist() == [[False, True, False, True], [True, True, False, False]]
-    assert hardest(loss, usable, 9).tolist() == usable.tolist()
-
-
-def test_the_students_losses_by_a_slow_ranking():
-    adjusted, truth = proposals()
-    found, mining = labelled(adjusted, truth, CONFIG), Mining(6, 3)
-    generator = torch.Generator().manual_seed(1)
-    answer = Answer(torch.randn(2, 40, 4, generator=generator), torch.randn(2, 40, 4, generator=generator), ())
-    losses = student_losses(answer, found, truth, CONFIG, mining)
-    total = 0.0
-    for i in range(2):
-        each = sorted((float(F.cross_entropy(answer.scores[i, j], found.classes[i, j])) for j in range(40)), reverse=True)
-        total += sum(each[:6])
-    assert float(losses["student_class"]) == pytest.approx(total / 12, rel=1e-5)
-    positives = [(i, j) for i in range(2) for j in range(40) if found.label[i, j] == 1]
-    each = [float((answer.deltas[at] - encode(found.objects[at], adjusted.boxes[at], CONFIG.weights)).abs().sum()) for at in positives]
-    assert len(positives) > 6  # so that some are left out
-    assert min(each) / 12 < float(losses["student_box"]) < 6 * max(each) / 12
-    lots_of = [student_losses(answer, found, replace(truth, seeds=(seed, seed + 50)), CONFIG, mining)["student_box"] for seed in range(8)]
-    assert len({round(float(each), 6) for each in lots_of}) > 4  # which positives stay is drawn, by the seeds of the images
-    everyone = student_losses(answer, found, truth, CONFIG, Mining(6, 40))["student_box"]
-    assert float(everyone) == pytest.approx(sum(each) / 12, rel=1e-5)
-
-
-def test_the_teacher_sees_a_quarter_of_positives_and_each_where_it_was():
-    adjusted, truth = proposals()
-    found, seen = labelled(adjusted, truth, CONFIG), []
-
-    def teach(rois, position):
-        seen.append((rois, position))
-        return Answer(torch.zeros(len(rois), 4), rois[:, 1:], (rois[:, :1],))
-
-    chosen = taught(teach, found, truth, CONFIG)
-    rois, position = seen[0]
-    assert len(rois) == 16
-    label = found.label.gather(1, chosen.chosen.index)
-    assert (label == 1).sum(1).tolist() == [2, 2]
-    assert rois[:, 0].tolist() == [0.0] * 8 + [1.0] * 8
-    for roi, at in zip(rois, position, strict=True):
-        image = int(roi[0])
-        where = (adjusted.position[image] == at).nonzero()[0, 0]
-        assert torch.equal(adjusted.boxes[image, where], roi[1:])
-    student = Answer(torch.zeros(2, 40, 4), adjusted.boxes, (adjusted.position.unsqueeze(-1).float(),))
-    traced = chosen.student(student)
-    assert torch.equal(traced.deltas, rois[:, 1:])
-    assert torch.equal(traced.features[0][:, 0].long(), position)
-
-
-def test_the_dense_student_is_read_at_the_positions_of_the_proposals():
-    detector = build().train()
-    batch = detector.prepare(pictures((96, 96), (96, 80)))
-    with torch.no_grad():
-        maps = detector.maps(batch.pixels, fine=True)
-        refined = detector.refinement(maps[-5:], sizes_of(batch))
-        adjusted = detector.refinement.proposals(refined)
-        few = detector.student_answer(maps[-5:], refined, adjusted)
-        dense = detector.regions.student(*maps[-5:], refined.deltas)
-    torch.testing.assert_close(few.scores, dense.at(adjusted.position).scores)
-
-
-# ---- section 4.2
-
-
-def by_hand(detector, image, ask):
-    """Boxes, scores and classes of one image by section 4.2's text: first regression, the best by the refinement's score, second regression, NMS at
-    0.6 within a class, score above 0.005, 100 boxes. `ask(refined, order, first)` gives scores and offsets of the best."""
-    batch = detector.prepare([image])
-    refined = detector.refinement(detector.maps(batch.pixels, fine=False), sizes_of(batch))
-    size = torch.tensor(batch.sizes[0]).float()
-    first = clip(decode(refined.deltas[0], refined.anchors.boxes, (1.0, 1.0, 1.0, 1.0)), size)
-    good = (first[:, 2:] - first[:, :2] > 1e-3).all(1) & (refined.anchors.centres < batch.sizes[0][0]).all(1)
-    order = refined.logits[0].sigmoid().masked_fill(~good, -1).argsort(descending=True)[: detector.config.refinement.proposals[1]]
-    logits, deltas = ask(batch, refined, order, first[order])
-    second = clip(decode(deltas, first[order], (10.0, 10.0, 5.0, 5.0)), size)
-    scores = logits.softmax(1)[:, 1:]
-    box, label = (scores > 0.005).nonzero(as_tuple=True)
-    kept = batched_nms(second[box], scores[box, label], label, 0.6)[:100]
-    return second[box][kept] * image.shape[1] / batch.sizes[0][0], scores[box, label][kept], label[kept]
-
-
-def by_student(detector):
-    def ask(batch, refined, order, _first):
-        dense = detector.regions.student(*detector.maps(batch.pixels, fine=False), refined.deltas)
-        return dense.scores[0, order], dense.deltas[0, order]
-
-    return ask
-
-
-def by_teacher(detector, finest):
-    """RoIAlign of each box on the level below its anchor's (the same where the pyramid is not staggered), one after another."""
-
-    def ask(batch, refined, order, first):
-        maps = detector.maps(batch.pixels, fine=True)
-        pooled = [
-            roi_align(maps[level], torch.cat([torch.zeros(1), box])[None], 7, 1 / (finest * 2**level), 2)
-            for box, level in zip(first, refined.anchors.level[order].tolist(), strict=True)
-        ]
-        said = detector.regions.teacher(torch.cat(pooled))
-        return said.scores, said.deltas
-
-    return ask
-
-
-@pytest.mark.parametrize(
-    ("key", "ask"), [("mimicdet", by_student), ("light-t", partial(by_teacher, finest=4)), ("teacher-r50", partial(by_teacher, finest=4))]
-)
-def test_inference_by_its_own_definition(key, ask):
-    """The S-head's, and the T-head's where that is tested, on P2 to P6."""
-    detector = livened(build(key)).eval()
-    (image,) = pictures((96, 96))
-    with torch.inference_mode():
-        found = detect(detector, [image])[0]
-        boxes, scores, labels = by_hand(detector, image, ask(detector))
-    assert len(labels) > 20
-    assert torch.equal(found.labels, labels)
-    torch.testing.assert_close(found.scores, scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.boxes, boxes, atol=1e-3, rtol=1e-4)
-
-
-def test_the_deployed_student_answers_bit_for_bit_without_p2_and_t_head():
-    trained = build()
-    optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
-    sum(trained.train()(pictures((96, 96), (96, 96)), OBJECTS).values()).backward()
-    optimizer.step()
-    small = deployed(trained.eval(), request())
-    assert small.regions.teacher is None
-    assert not [name for name in small.state_dict() if "teacher" in name or name.startswith(("neck.lateral2", "neck.output2"))]
-    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in trained.parameters())
-    images = pictures((96, 96), (70, 96))
-    with torch.inference_mode():
-        pairs = zip(detect(trained, images), detect(small, images), strict=True)
-        assert all(torch.equal(getattr(one, name), getattr(other, name)) for one, other in pairs for name in ("boxes", "scores", "labels"))
-        trained.regions.teacher = None
-        removed = zip(detect(trained, images), detect(small, images), strict=True)
-        assert all(torch.equal(one.boxes, other.boxes) and len(one.boxes) for one, other in removed)
-
-
-def test_inference_makes_no_p2_even_where_it_is_built():
-    detector = build().eval()
-    detector.neck.output2 = detector.neck.lateral2 = detector.regions.teacher = None  # to use them would fail
-    with torch.inference_mode():
-        assert detect(detector, pictures((96, 96)))
-
-
-@pytest.mark.parametrize(("key", "source"), [("deployed", "mimicdet"), ("light-t", "light"), ("mimicdet-t", "mimicdet")])
-def test_retested_rows_take_the_weights_of_their_source(key, source, tmp_path):
-    trained = build(source).eval()
-    save_file({name: tensor.contiguous() for name, tensor in trained.state_dict().items()}, tmp_path / "w.safetensors")
-    retested = build(key, inputs={source: tmp_path / "w.safetensors"}).eval()
-    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in retested.state_dict().items())
-    images = pictures((96, 96))
-    with torch.inference_mode():
-        ours, theirs = detect(retested, images)[0], detect(trained, images)[0]
-    assert torch.equal(ours.scores, theirs.scores) == (key == "deployed")
-    assert PAPER.row(key).needs == (source,)
-
-
-def test_weights_that_lack_a_part_are_named(tmp_path):
-    save_file({"neck.output3.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="missing from the weights"):
-        build("deployed", inputs={"mimicdet": tmp_path / "w.safetensors"})
-
-
-def test_the_t_head_reads_one_level_finer_only_where_the_pyramid_is_staggered():
-    torch.manual_seed(0)
-    seen = {}
-    for key in ("mimicdet", "same-pyramid"):
-        detector = build(key).train()
-        batch = detector.prepare(pictures((96, 96)))
-        with torch.no_grad():
-            maps = detector.maps(batch.pixels, fine=True)
-        seen[key] = [tuple(x.shape[2:]) for x in maps]
-    assert seen["mimicdet"][1:] == seen["same-pyramid"]
-    assert seen["mimicdet"][0][0] == 2 * seen["same-pyramid"][0][0]
-
-
-@pytest.mark.parametrize(("key", "finest"), [("mimicdet", 4), ("same-pyramid", 8)])
-def test_what_the_t_head_reads_is_roi_align_on_the_level_below_the_anchors(key, finest):
-    """P_(l - 1) at half the stride where the pyramid is staggered, P_l where it is not, whatever the box has become."""
-    torch.manual_seed(0)
-    detector = build(key).train()
-    batch = detector.prepare(pictures((96, 96), (70, 96)))
-    with torch.no_grad():
-        maps = detector.maps(batch.pixels, fine=True)
-        refined = detector.refinement(maps[-5:], sizes_of(batch))
-        refined.deltas.normal_(std=0.3)
-        refined.logits.normal_()  # so that the best are of every level
-        adjusted = detector.refinement.proposals(refined)
-        rois, position = flatten(adjusted.boxes, adjusted.valid), adjusted.position[adjusted.valid]
-        detector.regions.teacher = torch.nn.Identity()
-        found = detector.teach(maps, refined)(rois, position)
-    level = refined.anchors.level[position].tolist()
-    assert len(set(level)) > 1
-    for roi, own, pooled in zip(rois, level, found, strict=True):
-        wanted = roi_align(maps[own], roi[None], 7, 1 / (finest * 2**own), 2)[0]
-        torch.testing.assert_close(pooled, wanted, atol=1e-4, rtol=1e-4)
-
-
 # ---- bad input
 
 
@@ -547,76 +277,6 @@ def test_counted_rows_take_a_step_at_paper_scale(key):
 
 def test_settings_travel_into_the_record():
     assert build("light").config.settings == Settings(teacher="light", paths=1)
-
-
-# ---- the losses of refinement module and T-head, term by term
-
-
-def offsets_by_hand(box, anchor, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Faster R-CNN's parametrisation: shift of the centre by the anchor's sides, logarithm of the ratio of sides."""
-    (x, y, w, h), (ax, ay, aw, ah) = (((b[0] + b[2]) / 2, (b[1] + b[3]) / 2, b[2] - b[0], b[3] - b[1]) for b in (box, anchor))
-    plain = ((x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah))
-    return [weight * one for weight, one in zip(weights, plain, strict=True)]
-
-
-def test_the_refinement_modules_loss_by_a_slow_sum():
-    """Section 3.2: binary cross entropy over all anchors of the image, L1 over the positive ones, both divided by 256 an image (here the tier's)."""
-    detector = build()
-    module = detector.refinement
-    batch = detector.prepare(pictures((96, 96), (96, 64)))
-    truth = collate(OBJECTS, batch)
-    refined = module(detector.maps(batch.pixels, fine=False), sizes_of(batch))
-    refined = replace(refined, logits=torch.randn_like(refined.logits), deltas=torch.randn_like(refined.deltas))
-    found = module.losses(refined, truth)
-    matches = assign(refined.anchors, truth, refined.sizes, module.config.ranges)
-    crossed, apart, positives = 0.0, 0.0, 0
-    for image in range(2):
-        for place, anchor in enumerate(refined.anchors.boxes.tolist()):
-            label = int(matches.label[image, place])
-            if label < 0:  # padding
-                continue
-            chance = 1 / (1 + math.exp(-float(refined.logits[image, place])))
-            crossed -= math.log(chance if label else 1 - chance)
-            if label:
-                wanted = offsets_by_hand(truth.boxes[image, int(matches.index[image, place])].tolist(), anchor)
-                apart += sum(abs(one - float(other)) for one, other in zip(wanted, refined.deltas[image, place], strict=True))
-                positives += 1
-    assert positives > 3
-    assert int((matches.label < 0).sum()) > 0
-    assert found["refine_class"].item() == pytest.approx(crossed / (2 * module.config.normaliser), rel=1e-4)
-    assert found["refine_box"].item() == pytest.approx(apart / (2 * module.config.normaliser), rel=1e-4)
-
-
-def test_the_t_heads_loss_by_a_slow_sum():
-    """Section 3.3: cross entropy of each sampled box, L1 of the positive ones' offsets (weights 10 10 5 5), both divided by 128 an image."""
-    torch.manual_seed(0)
-    config = RegionConfig(3, 1, Quota(8, 0.25), threshold=0.6)
-    boxes = torch.tensor([[[10.0, 10, 50, 50], [12, 8, 52, 48], [60, 60, 90, 90], [5, 50, 30, 90], [0, 0, 20, 20]]])
-    none = torch.zeros(1, 1, dtype=torch.bool)
-    truth = Truth(torch.tensor([[[11.0, 9, 51, 50]]]), torch.tensor([[2]]), ~none, none, (5,))
-    adjusted = Adjusted(boxes, torch.arange(5)[None], torch.ones(1, 5, dtype=torch.bool))
-    proposals = labelled(adjusted, truth, config)
-    asked = []
-
-    def teach(rois, position):
-        asked.append(position.tolist())
-        return Answer(torch.randn(len(rois), 4), torch.randn(len(rois), 4), ())
-
-    sampled = taught(teach, proposals, truth, config)
-    found = teacher_losses(sampled, proposals, config)
-    crossed, apart, positives = 0.0, 0.0, 0
-    for row, place in enumerate(asked[0]):
-        label = int(proposals.classes[0, place])
-        scores = sampled.answer.scores[row].tolist()
-        crossed += math.log(sum(map(math.exp, scores))) - scores[label]
-        if label:
-            wanted = offsets_by_hand(truth.boxes[0, 0].tolist(), boxes[0, place].tolist(), (10.0, 10.0, 5.0, 5.0))
-            apart += sum(abs(one - float(other)) for one, other in zip(wanted, sampled.answer.deltas[row], strict=True))
-            positives += 1
-    assert positives == 2
-    assert len(asked[0]) == 5
-    assert found["teacher_class"].item() == pytest.approx(crossed / 8, rel=1e-4)
-    assert found["teacher_box"].item() == pytest.approx(apart / 8, rel=1e-4)
 
 
 # ---- section 4.1: what weights start from
