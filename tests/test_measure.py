@@ -1,4 +1,4 @@
-"""`leandet measure`, `leandet check`, `leandet equivalence`, and a detector of an adapter that trains: each through the command line."""
+"""`leandet measure`, and a detector of an adapter that trains: each through the command line, and what a mistake there says."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from commands import called
+from commands import called, empty_home
 from packaged import install
 from PIL import Image
 
 from bench.adapted import adapted_paper, runs_of
-from bench.adapters import BUILT_IN
 from bench.contract import photograph
 from bench.datasets import open_split, parse_data
 from bench.datasets.resized import Resized
@@ -31,20 +30,15 @@ from bench.orders import choice_of
 from bench.records import Record, read_records
 from bench.subjects import Subject
 from bench.timing_records import current_digest, subject_digest
-from bench.types import Detections, UserError
-from implementations.adapters.equivalence import PX, SCORE, compared
+from bench.types import UserError
 
-PEERS = Path(__file__).with_name("peers")
 PLANTED = Path(__file__).with_name("planted.py")
 SSD = "torchvision:ssdlite320_mobilenet_v3_large"
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEANDET_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PEERS), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("COLUMNS", "250")
-    return tmp_path / "home"
+    return empty_home(tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -245,36 +239,17 @@ def test_a_detector_without_parts_is_counted_as_it_runs_and_a_graph_is_not():
     assert cost(Graph(), (64, 64), 0, photograph(32, 32)) == {"size_mb": 5.0, "unknown": [GRAPH]}
 
 
-# ---- check
-
-
-def test_check_says_rule_by_rule(monkeypatch, capsys):
-    code, out, err = called(monkeypatch, capsys, "check", "python:faulty:Good", "--classes", "3")
-    assert code == 0, out + err
-    assert "ok        boxes inside the image" in out
-    assert "ok        losses reach every trainable parameter" in out
-
-
-def test_check_says_what_is_broken_and_what_mends_it(monkeypatch, capsys):
-    code, out, err = called(monkeypatch, capsys, "check", "python:faulty:Dry", "--classes", "3")
-    assert code == 2
-    assert "broken    losses reach every trainable parameter: 2 of 4 have no gradient, as unused.weight; to mend: use every trainable" in out
-    assert err.strip().splitlines() == ["leandet: python:faulty:Dry: breaks 1 of 17 rules of the contract, listed above with what mends them"]
-
-
-@pytest.mark.parametrize("name", ["condensing.fpn-r50", "condensing.fpn-r50@fused"])
-def test_check_of_a_papers_row(monkeypatch, capsys, name):
-    code, out, err = called(monkeypatch, capsys, "check", name)
-    assert code == 0, out + err
-    assert "broken" not in out
-    assert ("inference only: none of its parameters is trainable" in out) == ("@" in name)
-
-
-def test_adapters_are_listed(monkeypatch, capsys):
-    code, out, _ = called(monkeypatch, capsys, "list", "--adapters")
-    assert code == 0
-    assert [line.split()[0] for line in out.splitlines()][: len(BUILT_IN)] == list(BUILT_IN)
-    assert {"torchvision", "transformers", "mmdet", "detectron2", "onnx", "openvino", "python"} == set(BUILT_IN)
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        (Subject("condensing.fpn-r50", form="fused", size="320x320"), "condensing.fpn-r50@fused"),  # the size is an option of its own
+        (Subject("condensing.fpn-r50.proxy.s0"), "condensing.fpn-r50.proxy.s0"),
+        (Subject("/home/me/nets/mine.py:make", form="compiled"), "mine.py:make@compiled"),
+        (Subject("detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"), "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"),
+    ],
+)
+def test_a_record_tells_a_name_that_can_be_typed_again_and_no_folder(subject, told):
+    assert subject.told == told
 
 
 # ---- mistakes
@@ -383,54 +358,6 @@ def test_a_run_rests_on_its_adapter_its_framework_and_its_weights(monkeypatch, t
     with pytest.raises(UserError, match="--init"):
         runs_of(SSD, choice_of("paper", "voc=/x", "", 1, ""))
     assert adapted_paper(SSD).rows[0].title.endswith(SSD)
-
-
-# ---- equivalence
-
-
-def found(boxes, scores, labels):
-    return Detections(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores), torch.tensor(labels))
-
-
-def test_residuals_by_hand():
-    ours = found([[0, 0, 10, 10], [0, 0, 20, 20]], [0.5, 0.4], [1, 2])
-    moved = found([[0, 0, 20, 20.05], [0, 0, 10, 10.02]], [0.4002, 0.4], [2, 1])
-    residual = compared("x", (1, 1), ours, moved)
-    assert (residual.px, residual.unpaired) == (pytest.approx(0.05, abs=1e-4), 0)
-    assert residual.score == pytest.approx(0.1, abs=1e-4)
-    assert not residual.same
-    assert compared("x", (1, 1), ours, ours).same
-    other = compared("x", (1, 1), ours, found([[0, 0, 10, 10]], [0.5], [3]))
-    assert other.unpaired == 3  # two of ours, and a count that differs by one
-    assert not compared("x", (1, 1), found([], [], []), found([], [], [])).same  # nothing found shows nothing
-
-
-@pytest.mark.slow
-def test_ours_and_torchvisions_are_the_same_at_a_small_size(monkeypatch, capsys):
-    code, out, err = called(monkeypatch, capsys, "equivalence", "--size", "160x224")
-    assert code == 0, out + err
-    rows = [line.split() for line in out.splitlines()[1:-1]]
-    assert [row[0] for row in rows] == ["fasterrcnn_resnet50_fpn"] * 2 + ["retinanet_resnet50_fpn"] * 2
-    assert all(row[-1] == "same" and float(row[-3]) < SCORE and float(row[-2]) < PX and int(row[2]) >= 20 for row in rows), out
-
-
-@pytest.mark.slow
-def test_ours_and_torchvisions_are_the_same_at_full_size(monkeypatch, capsys):
-    code, out, err = called(monkeypatch, capsys, "equivalence")
-    assert code == 0, out + err
-
-
-@pytest.mark.parametrize(
-    ("subject", "told"),
-    [
-        (Subject("condensing.fpn-r50", form="fused", size="320x320"), "condensing.fpn-r50@fused"),  # the size is an option of its own
-        (Subject("condensing.fpn-r50.proxy.s0"), "condensing.fpn-r50.proxy.s0"),
-        (Subject("/home/me/nets/mine.py:make", form="compiled"), "mine.py:make@compiled"),
-        (Subject("detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"), "detectron2:COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"),
-    ],
-)
-def test_a_record_tells_a_name_that_can_be_typed_again_and_no_folder(subject, told):
-    assert subject.told == told
 
 
 def test_a_cost_that_cannot_be_counted_is_a_line_and_undoes_no_training(monkeypatch, capsys, home):

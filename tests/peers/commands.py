@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from coco_files import write
@@ -26,6 +28,14 @@ def called_in(monkeypatch, capsys, home, *words):
     """The same with the runs of a folder."""
     monkeypatch.setenv("LEANDET_HOME", str(home))
     return called(monkeypatch, capsys, *words)
+
+
+def empty_home(home, monkeypatch):
+    """A folder without runs as their home, a screen that cuts nothing off, and these modules for the processes that leandet starts."""
+    monkeypatch.setenv("LEANDET_HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("COLUMNS", "250")
+    return home
 
 
 def trained(monkeypatch, capsys, tmp_path, name):
