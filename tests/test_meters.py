@@ -1,11 +1,11 @@
-"""Meters against arithmetic by hand, against two other counters, and against a real file."""
+"""Meters against arithmetic by hand, and against two other counters."""
 
-import io
 from dataclasses import dataclass
 
 import pytest
 import torch
 import torchvision.ops as vision
+from meta_tensors import META, empty
 from ptflops import get_model_complexity_info
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cost_table import format_macs
 from bench.meters import METERS
-from bench.meters.bytes import MIB, file_bytes, mb, mib_ceil, size_rule, stored_state
+from bench.meters.bytes import size_rule
 from bench.meters.conventions import CONVENTIONS, convention
 from bench.meters.counted import count, count_part, fingerprint
 from bench.meters.macs import MacCount, count_macs
@@ -21,12 +21,6 @@ from bench.meters.operators import NO_MACS, PRODUCTS
 from bench.meters.params import count_params
 from bench.spec import CostRule
 from bench.types import UserError
-
-META = torch.device("meta")
-
-
-def empty(*shape):
-    return torch.zeros(shape, device=META)
 
 
 def macs(function, *inputs, rule="mac"):
@@ -369,37 +363,3 @@ def test_a_plain_attribute_tells_modules_apart():
 
     for times in (1, 2, 1):
         assert count_part(OnePart("x", Repeats(times), ((3, 4),)), convention("mac")).macs == times * 48
-
-
-# ---- parameters and bytes
-
-
-def test_shared_parameters_count_once_and_frozen_norms_count():
-    layer = nn.Linear(3, 4)
-    assert count_params(layer, layer, nn.Sequential(layer, vision.FrozenBatchNorm2d(5))) == 3 * 4 + 4 + 2 * 5
-
-
-def test_file_bytes_are_those_of_a_real_file():
-    net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.Linear(500, 1000))
-    file = io.BytesIO()
-    torch.save({f"net.{name}": tensor for name, tensor in net.state_dict().items()}, file, _use_new_zipfile_serialization=False)
-    ours = file_bytes(stored_state({"net": net.to(META)}))
-    assert ours == pytest.approx(len(file.getvalue()), abs=8 * 2 * len(net.state_dict()))  # storages are named by address
-    assert mib_ceil({"net": net}) == -(-ours // MIB)
-
-
-def test_the_file_holds_the_weights():
-    sizes = [file_bytes({"a": empty(*shape)}) for shape in ((1000,), (2000,))]
-    assert sizes[1] - sizes[0] == 4000
-
-
-def test_a_frozen_norm_is_stored_as_a_batch_norm():
-    frozen, plain = vision.FrozenBatchNorm2d(5), nn.BatchNorm2d(5)
-    shapes = [{name: (tensor.shape, tensor.dtype) for name, tensor in stored_state({"n": one}).items()} for one in (frozen, plain)]
-    assert shapes[0] == shapes[1]
-    plain.num_batches_tracked = None
-    assert stored_state({"n": plain}).keys() == shapes[1].keys()
-
-
-def test_decimal_megabytes():
-    assert mb({"a": nn.Linear(1000, 250, bias=False, device=META)}) == 1.0
