@@ -14,6 +14,7 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
 from implementations.adapters.plain_graphs import Session, build_graph, one_input
+from implementations.adapters.refusals import refused
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -27,8 +28,7 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class of their own
-        said = " ".join(str(error).split())[:200]
-        raise Unavailable(f"onnxruntime cannot run {path.name}: {said}; export a row with plain convolutions") from error
+        raise refused("onnxruntime", path, error) from error
     given = one_input(path, [one.name for one in session.get_inputs()])
 
     def run(x: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Unavailable
 from implementations.adapters.graphs import DeployedDense, DeployedTwoStage, Runner, deployed, deployed_here
 from implementations.adapters.plain_graphs import Session, build_graph, one_input
+from implementations.adapters.refusals import refused
 
 
 def runner(path: Path, *, threads: int = 1) -> Runner:
@@ -26,8 +27,7 @@ def runner(path: Path, *, threads: int = 1) -> Runner:
     try:
         model = openvino.Core().compile_model(str(path), "CPU", settings)
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise Unavailable(f"OpenVINO cannot run {path.name}: {said}; export a row with plain convolutions") from error
+        raise refused("OpenVINO", path, error) from error
 
     def run(x: Tensor) -> list[Tensor]:
         found = model(x.numpy())
