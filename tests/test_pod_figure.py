@@ -34,6 +34,9 @@ def test_every_run_and_direction_is_drawn_with_its_numbers(tmp_path, monkeypatch
     lines = [container.lines[0] for container in axes.containers]
     assert [list(line.get_xdata()) for line in lines] == [[0, 1, 2], [0, 1, 2], [0, 3], [0, 3]]
     assert [list(line.get_ydata()) for line in lines] == [[0.9, 1.5, 3.0], [0.95, 1.6, 2.0], [0.8, 1.2], [0.7, 1.1]]
+    bars = [[end - start for (_, start), (_, end) in container.lines[2][0].get_segments()] for container in axes.containers]
+    assert bars[0] == pytest.approx([0.02, 0, 0])  # a deviation upwards and one downwards; R42 and R410 have none
+    assert bars[1] == pytest.approx([0.04, 0, 0])
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"scales": {"train": [1]}}', '{"scales": {"train": {"R31_h": "wide"}}}'])

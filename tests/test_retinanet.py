@@ -103,6 +103,24 @@ def some_targets():
     return [first, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), none[:0], none[:0])]
 
 
+def test_levels_are_torchvisions(pair):
+    """All five: what P7 is made of loses its negative half first."""
+    ours, theirs = pair
+    pixels = torch.rand(1, 3, 256, 320, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        levels, wanted = ours.neck(*ours.backbone(pixels)), list(theirs.backbone(pixels).values())
+    assert len(levels) == len(wanted) == 5
+    assert float(levels[3].min()) < -0.01 * float(levels[3].max())
+    for level, other in zip(levels, wanted, strict=True):
+        torch.testing.assert_close(level, other, atol=1e-4 * float(other.abs().max()), rtol=0)
+
+
+def test_what_scores_no_more_than_a_twentieth_is_dropped(pair):
+    score, anchor, label = pair[0]._best(torch.tensor([[0.04, 0.06], [0.05, 0.5], [0.01, 0.02]]))
+    assert score.tolist() == pytest.approx([0.5, 0.06])
+    assert (anchor.tolist(), label.tolist()) == ([1, 0], [1, 1])
+
+
 def test_losses_are_torchvisions(pair):
     ours, theirs = pair
     sizes, ours_config, theirs_size = (160, 224), ours.config, theirs.transform.min_size
@@ -176,3 +194,17 @@ def test_jitter_draws_a_side_for_each_image_from_its_own_seed():
     detector = small(jitter=(400, 800))
     assert detector.config.jitter == tuple(round(side * SCALES["smoke"].size) for side in (400, 800))
     assert all(torch.isfinite(loss) for loss in detector.train()(images, targets).values())
+
+
+def test_a_detector_with_jitter_learns_at_the_sides_that_are_drawn(monkeypatch):
+    request = Request(SETTING, SCALES["smoke"], CLASSES)
+    detector = retinanet(request, jitter=(640, 800))
+    images = [torch.rand(3, 60, 80) for _ in range(6)]
+    none = torch.zeros(1, dtype=torch.bool)
+    targets = [Target(torch.tensor([[5.0, 5, 40, 40]]), torch.zeros(1, dtype=torch.int64), none, none.clone(), seed) for seed in range(6)]
+    seen, network = [], detector.network
+    monkeypatch.setattr(detector, "network", lambda batch: (seen.append(batch), network(batch))[1])
+    detector(images, targets)
+    (batch,) = seen
+    assert batch.sizes == jittered(images, range(6), detector.config.jitter, detector.config.longer).sizes
+    assert {min(size) for size in batch.sizes} == {round(SCALES["smoke"].pixels(side)) for side in (640, 800)}
