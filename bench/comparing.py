@@ -83,7 +83,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _read(name: str, data: Data, split: str, *, opened: Split) -> Predictions:
-    path = Path(name) if Path(name).is_file() else _of_run(name, opened)
+    path = Path(name) if Path(name).is_file() else run_predictions(name, opened)
     truth = opened.ground_truth()
     predictions = predictions_of(path, data, split, truth)
     strange = np.setdiff1d(predictions.image, truth.image_ids)
@@ -94,7 +94,7 @@ def _read(name: str, data: Data, split: str, *, opened: Split) -> Predictions:
     return predictions
 
 
-def _of_run(name: str, opened: Split) -> Path:
+def run_predictions(name: str, opened: Split) -> Path:
     """The predictions of a run: of this checkout, else of its scored results, else committed; those made on other images are refused."""
     here = [places.run_folder(name) / "predictions.parquet", places.local_scores() / f"{name}.parquet"]
     found = [path for path in here if name and path.is_file()] or committed(name, ".parquet")

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from bench import machine, places
-from bench.comparing import compare_results
+from bench.comparing import compare_results, run_predictions
 from bench.datasets import parse_data
 from bench.digest import digest
 from bench.metrics import score_all
@@ -108,6 +108,7 @@ def _tested(subject: Subject, conditions: Conditions, path: Any) -> Record:
     from bench.timing_process import open_detector
 
     opened = open_detector(subject, conditions)
+    run_predictions(run_of(subject, conditions.data).id, opened.split)  # asked before the test, which takes minutes and is compared with them
     kind = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[conditions.precision]
     fabric = Fabric(accelerator=opened.runtime.device.type, devices=1, precision=kind)  # type: ignore[arg-type]  # one of its names
     with showing() as show:

@@ -233,3 +233,16 @@ def test_a_cut_file_of_weights_is_said_in_a_line(home: Path) -> None:
             deploy(RUN, ONE)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_run_without_predictions_is_said_before_the_form_is_tested(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import predict
+
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: pytest.fail("it was tested"))
+    path = home / "runs" / RUN / "predictions.parquet"
+    path.rename(path.with_suffix(".away"))
+    try:
+        with pytest.raises(UserError, match=rf"{RUN}'?: neither a file nor a run with predictions here"):
+            deploy(RUN, ONE)
+    finally:
+        path.with_suffix(".away").rename(path)
