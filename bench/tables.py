@@ -205,11 +205,10 @@ def _latency(question: _Question) -> _Finding:
     rule = verdicts.same_time if abs(claimed - 1) <= verdicts.SAME_TIME else verdicts.ratio
     unequal = _other_rois(question, record, reference)
     ruling: verdicts.Ruling = ("undecided", unequal) if unequal else rule((low, high), claimed)
-    word, reason = ruling
+    word, reason = unless_noisy(record, ruling)
     whole = "" if phase == "whole" else f"; with post-processing {1 / record.values['whole_ratio']:.2f}"
-    noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
     alone = f"the network alone{counts}, " if counts else "the network alone " if phase == "network" else ""
-    reason = f"{alone}{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}{whole}; {where_timed(record)}{noisy}"
+    reason = f"{alone}{value:.2f} times as fast as {reference}, printed {claimed:.2f}; {reason}{whole}; {where_timed(record)}"
     return _Finding(word, reason, _speed(record, measure), None, record.tier)
 
 
@@ -272,6 +271,13 @@ def _speed(record: Record, measure: str) -> float:
     """What the record measured, in the column's unit."""
     phase, direction = SPEEDS[measure]
     return 1000 / record.values[f"{phase}_ms"] if direction > 0 else record.values[f"{phase}_ms"]
+
+
+def unless_noisy(record: Record, ruling: verdicts.Ruling) -> verdicts.Ruling:
+    """The ruling; of a session that was noisy "undecided", with what it would have been."""
+    if record.context["quiet"] != "noisy":
+        return ruling
+    return "undecided", f"a noisy session decides nothing (see its marks; quiet, this would read {ruling[0]}: {ruling[1]})"
 
 
 def where_timed(record: Record) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bench.spec import Verdict
-from bench.tables import where_timed
+from bench.tables import unless_noisy, where_timed
 
 if TYPE_CHECKING:
     from bench import verdicts
@@ -22,10 +22,9 @@ def times_as_fast(evidence: Evidence, row: str, reference: str, rule: Callable[[
     if evidence.stale(record):
         return Verdict("stale", None, f"{record.id} was made by other code; time it again")
     whole, net = _ratio(record, "whole"), _ratio(record, "network")
-    word, reason = rule(whole[1])
+    word, reason = unless_noisy(record, rule(whole[1]))
     alone = f"; the net alone {net[0]:.2f} [{net[1][0]:.2f}, {net[1][1]:.2f}]"
-    noisy = "; noisy, see its marks" if record.context["quiet"] == "noisy" else ""
-    said = f"{row} {whole[0]:.2f} times as fast as {reference}: {reason}{alone}; {where_timed(record)}{noisy}"
+    said = f"{row} {whole[0]:.2f} times as fast as {reference}: {reason}{alone}; {where_timed(record)}"
     return Verdict(word, whole[0], said, whole[1])
 
 
