@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pod_detectors import DETECTORS, build, enliven, photographs, request, target
+from noise import photographs, target
+from pod_detectors import DETECTORS, build, enliven, request
 from safetensors.torch import load_file, save_file
 
 from bench.derive import DERIVED, flat, keep

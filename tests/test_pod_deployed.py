@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from pod_detectors import DETECTORS, build, enliven, photographs, request
+from noise import photographs
+from pod_detectors import DETECTORS, build, enliven, request
 from torch import nn
 
 from bench.types import Detector, Unavailable, UserError, detect

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from pod_detectors import CLASSES, photographs, target
+from noise import photographs, target
+from pod_detectors import CLASSES
 
 from bench.scales import SCALES as TIERS
 from bench.spec import Request

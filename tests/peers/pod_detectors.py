@@ -1,4 +1,4 @@
-"""POD's detectors as tests build them, and what they are shown: images of noise, and objects in them."""
+"""POD's detectors as tests build them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 
 from bench.scales import SCALES
 from bench.spec import Request
-from bench.types import Target
 from implementations.baselines.faster_rcnn import faster_rcnn_c4, faster_rcnn_fpn
 from implementations.baselines.retinanet import retinanet
 from implementations.pod.model import build_pod
@@ -48,15 +47,3 @@ def enliven(detector):
             elif name.endswith("predictor.linear.bias"):
                 tensor.uniform_(0.4, 3.0, generator=generator)
     return detector
-
-
-def photographs(*sizes):
-    """An image of noise (3, H, W) of each size (H, W), the same each time."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-def target(*boxes, seed=0):
-    """Objects by their boxes in px, of one class after another."""
-    none = torch.zeros(len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.arange(len(boxes)) % CLASSES, none, none.clone(), seed)
