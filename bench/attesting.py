@@ -28,7 +28,7 @@ def attest_records(ids: tuple[str, ...], *, one_a_paper: bool) -> tuple[list[str
     """
     from bench.attest import attest
 
-    runs = {run.id: run for run in everything(built().values(), Choice("proxy"))}
+    runs = {run.id: run for run in everything(built().values(), Choice("proxy", proofs=True))}
     lines, failed = list[str](), False
     chosen = ids or _chosen(runs, one_a_paper=one_a_paper)
     for name in chosen:

@@ -52,6 +52,7 @@ def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
     from bench.execute import Setup, execute
 
     undone: dict[str, str] = {}
+    proven = frozenset(run.needs[0] for run in runs if run.kind == "plateau")
     with showing(quiet=quiet) as show:
         for run in todo:
             without = [need for need in run.needs if need in undone]
@@ -64,7 +65,7 @@ def here(runs: Sequence[Run], choice: Choice, *, quiet: bool = False) -> None:
             later = sum(images_of(other) for other in remaining(whole) if other.id != run.id)
             progress = Progress(run.id, place, later, show)
             try:
-                execute(run, Setup(built(), choice.init, progress))
+                execute(run, Setup(built(), choice.init, progress, proven))
             except UserError as error:
                 undone[run.id] = str(error)
     if undone:

@@ -31,7 +31,7 @@ from bench.meters.compressed import compressed_values
 from bench.meters.params import count_params
 from bench.metrics import score_all
 from bench.metrics.store import write_predictions
-from bench.plan import CLASSIFIERS, Run, continued, effort_of, metrics_digest, row_of, schedule_of
+from bench.plan import CLASSIFIERS, Run, continuable, effort_of, metrics_digest, row_of, schedule_of
 from bench.predict import HASHED, detections_hash, predict
 from bench.pretrain import Pretrainer, accuracy, open_objects
 from bench.progress import Progress
@@ -52,11 +52,12 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which precisi
 
 @dataclass(frozen=True)
 class Setup:
-    """What runs share: the papers, the weights given in place of a pretrained backbone, who watches."""
+    """What runs share: the papers, the weights given in place of a pretrained backbone, who watches, and whose plateau proof is asked for."""
 
     papers: Mapping[str, Paper]
     init: Path | None = None
     progress: Progress = field(default_factory=lambda: Progress("run"))
+    proven: frozenset[str] = frozenset()  # ids of runs that a plateau proof will go on from
 
 
 def standing(run: Run) -> Record | None:
@@ -79,9 +80,14 @@ def execute(run: Run, setup: Setup) -> Record:
             record = _attempt(run, setup)
             write_record(record, folder / RECORD)
             (folder / CHECKPOINT).unlink(missing_ok=True)  # the weights stand
-            if not continued(run, setup.papers):
+            if not _goes_on(run, setup):
                 (folder / CONSTANT).unlink(missing_ok=True)
         return record
+
+
+def _goes_on(run: Run, setup: Setup) -> bool:
+    """Whether a plateau proof is to go on from this run: it is planned for, as of headline rows, or asked for by its id."""
+    return run.id in setup.proven or (continuable(run) and setup.papers[run.paper].row(run.row).headline)
 
 
 @contextmanager
@@ -155,7 +161,9 @@ def _job(run: Run, setup: Setup, seed: int) -> Job:
     row = None if run.kind == "pretrain" else setup.papers[run.paper].row(run.row)
     start = places.run_folder(run.needs[0]) / CONSTANT if run.kind == "plateau" else None
     if start is not None and not start.exists():
-        raise UserError(f"{start}: missing, so {run.id} has nothing to continue from; delete {start.parent} and run {run.needs[0]} again")
+        raise UserError(
+            f"{start}: missing, so {run.id} has nothing to continue from; delete {start.parent} and run {run.id}, which trains it anew and keeps that"
+        )
     return Job(places.run_folder(run.id), schedule_of(run, row), seed, start=start)
 
 

@@ -63,7 +63,7 @@ def current_digests() -> dict[str, str]:
     from bench.plan import Choice, cost_digest, everything
 
     found = {f"{paper.key}.{row.key}.cost": cost_digest(paper, row) for paper in built().values() for row in paper.rows if row.build is not None}
-    for run in everything(built().values(), Choice("proxy")):
+    for run in everything(built().values(), Choice("proxy", proofs=True)):
         found[run.id] = run.digest
     return found
 

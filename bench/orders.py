@@ -75,7 +75,7 @@ def plan_around(name: str, choice: Choice) -> tuple[Run, ...]:
     if found["data"] and choice.data == SCENES:
         raise UserError(f"run {name!r}: say where its data is, as in --data train=A.json,val=B.json,test=C.json")
     paper = find_paper(found["paper"])
-    chosen = Choice(tier, choice.data, (found["row"],), int(found["seed"]) + 1, choice.init, int(found["length"] or 1))
+    chosen = Choice(tier, choice.data, (found["row"],), int(found["seed"]) + 1, choice.init, int(found["length"] or 1), bool(found["proof"]))
     return plan([paper], chosen)
 
 

@@ -54,6 +54,7 @@ class Choice:
     seeds: int | None = None
     init: Path | None = None  # safetensors of a backbone, in place of a pretrain run
     length: int = 1  # times the tier's schedule, at the tier `real`
+    proofs: bool = False  # a plateau proof of every row that is asked for, not of headline rows alone
 
 
 def plan(papers: Iterable[Paper], choice: Choice) -> tuple[Run, ...]:
@@ -186,21 +187,21 @@ def _with_needs(paper: Paper, row: Row, seed: int, choice: Choice) -> Iterator[R
     main = Run(name, kind, paper.key, row.key, choice.tier, seed, choice.data, tuple(run.id for run in inputs), "", choice.length)
     main = replace(main, digest=_digest(main, row, inputs, choice.init))
     yield main
-    if continued(main, {paper.key: paper}):
+    if continuable(main) and (row.headline or choice.proofs):
         proof = replace(main, id=f"{name}.plateau", kind="plateau", needs=(name, *main.needs))
         yield replace(proof, digest=_digest(proof, row, [main], None))
 
 
-def continued(run: Run, papers: Mapping[str, Paper]) -> bool:
-    """Whether a plateau proof goes on from this run: the first seed of a headline row, on the embedded data."""
-    first = run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and not run.data.parts
-    return first and papers[run.paper].row(run.row).headline
+def continuable(run: Run) -> bool:
+    """Whether a plateau proof can go on from this run: a row's first seed, on the embedded data. Of headline rows it is planned, else by its id."""
+    return run.kind == "train" and run.seed == 0 and run.tier in EMBEDDED and not run.data.parts
 
 
 def _start(paper: Paper, row: Row, choice: Choice) -> tuple[Run, ...]:
     """The runs that the row starts from, the last of them directly: its body's, or its pretrained backbone's; none where weights are given."""
     if row.body and choice.tier in row.body_at:
         lower = choice if choice.tier == "paper" else replace(choice, tier=PRETRAINED_AT[choice.tier], data=SCENES, init=None, length=1)
+        lower = replace(lower, proofs=False)
         return tuple(_with_needs(paper, paper.row(row.body), 0, lower))
     return () if choice.init else (_pretrain(row.setting.backbone, choice.tier),)
 

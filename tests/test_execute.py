@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,7 @@ PAPER = Paper(
     "Toy",
     (
         Row("corner", "One box", SETTING, corner, headline=True),
+        Row("beside", "One box, no headline", SETTING, corner),
         Row("broken", "Its loss is not a number", SETTING, corner, {"factor": float("nan")}),
         Row("frozen", "Cannot learn", SETTING, unavailable),
         Row("turned", "The same weights in another form", SETTING, corner, needs=("corner",), recipe=(Transform(),)),
@@ -150,6 +152,18 @@ def test_weights_stand_and_the_checkpoint_is_gone(home):
     assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == record.samples["weights"]
     assert (folder / CONSTANT).exists()
     assert not (folder / CHECKPOINT).exists()
+
+
+def test_a_row_that_is_no_headline_keeps_what_a_proof_goes_on_from_where_one_is_asked_for(home):
+    run, proof = plan([PAPER], Choice("smoke", rows=("beside",), seeds=1, proofs=True))[-2:]
+    folder = places.run_folder(run.id)
+    execute(run, SETUP)
+    assert not (folder / CONSTANT).exists()
+    with pytest.raises(UserError, match=rf"missing, so {proof.id} has nothing to continue from; delete .* and run {proof.id}, which trains it anew"):
+        execute(proof, SETUP)
+    shutil.rmtree(folder)
+    execute(run, replace(SETUP, proven=frozenset({run.id})))
+    assert execute(proof, SETUP).status == "ok"
 
 
 def test_what_stands_is_not_done_again(home):

@@ -13,6 +13,7 @@ from bench import places
 from bench import plan as planning
 from bench.catalogue import built
 from bench.datasets.source import Data, parse_data
+from bench.orders import with_needs
 from bench.plan import SCENES, Choice, everything, headlines, plan, quick, schedule_of, slug
 from bench.scales import SCALES
 from bench.spec import Paper, Row, Setting, Transform
@@ -60,6 +61,17 @@ def test_ids_kinds_and_needs_by_hand():
         "toy.longer.proxy.s0": ("train", ("pretrain.R50.proxy.s0",)),
         "toy.deeper.proxy.s0": ("train", ("pretrain.R101.proxy.s0",)),
     }
+
+
+def test_every_row_that_trains_can_be_asked_for_its_plateau_proof():
+    proofs = [run.id for run in plan([toy()], Choice("proxy", proofs=True)) if run.kind == "plateau"]
+    assert sorted(proofs) == ["toy.deeper.proxy.s0.plateau", "toy.longer.proxy.s0.plateau", "toy.plain.proxy.s0.plateau"]
+    asked = "pod.fpn-r50-fd.proxy.s0.plateau"
+    runs = with_needs(asked, Choice("proxy"))
+    assert [run.id for run in runs][-2:] == [asked.removesuffix(".plateau"), asked]
+    assert [run.kind for run in runs].count("plateau") == 1
+    length = {run.id: schedule_of(run, built()["pod"].row("fpn-r50-fd")).images for run in runs[-2:]}
+    assert 1.3 < length[asked] / length[asked.removesuffix(".plateau")] < 1.7
 
 
 def test_a_headline_row_gets_its_seeds_and_one_plateau_proof():
