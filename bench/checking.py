@@ -45,12 +45,16 @@ def check_data(text: str) -> tuple[list[str], int]:
     """(a line a rule, number of broken rules) for the dataset that a text after --data means."""
     from bench.data_contract import examine
     from bench.datasets import parse_data
+    from bench.datasets.source import or_one_file
 
-    return _lines(examine(parse_data(text)))
+    return _lines(examine(parse_data(or_one_file(text))))
 
 
 def is_data(name: str) -> bool:
-    """Whether a name is a dataset's, as after --data, and no detector's."""
+    """Whether a name is a dataset's, as after --data or a COCO JSON's path, and no detector's."""
+    from bench.datasets.source import or_one_file
+
+    name = or_one_file(name)
     return ":" not in name.partition("=")[0] and (name.startswith("scenes") or "=" in name)
 
 

@@ -60,7 +60,7 @@ def measure(  # noqa: PLR0913, PLR0917 - a command's options are its words
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW, a run's id, or a dataset as after --data.")],
+    name: Annotated[str, typer.Argument(help="ADAPTER:NAME, FILE.py:FUNCTION, PAPER.ROW, a run's id, or a dataset: FILE.json, or as after --data.")],
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH in pixels; small if left out, so that it takes seconds.")] = "",
     weights: Annotated[str, typer.Option("--weights", help="A state dict (.safetensors, .pth); else random weights.")] = "",
     classes: Annotated[int, typer.Option("--classes", help="How many classes it has, background not counted; 0: unknown, or its own.")] = 0,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import adapters, machine, places
-from bench.datasets.source import parse_data
+from bench.datasets.source import or_one_file, parse_data
 from bench.leaderboard import Line, as_csv, lines
 from bench.plan import slug
 from bench.progress import showing
@@ -78,8 +78,7 @@ def measure(asked: Asked, conditions: Conditions, *, quiet: bool = False) -> tup
 def _conditions(asked: Asked, conditions: Conditions) -> tuple[Conditions, Split]:
     """The conditions with the data and the size that were asked for, and the split that is opened for them."""
     adapters.size_of(asked.size)
-    first, *more = asked.data.removeprefix("coco:").split(",")
-    data = ",".join((f"test={first}", *more)) if first.endswith(".json") and "=" not in first else asked.data
+    data = or_one_file(asked.data)
     conditions = replace(conditions, data=data or conditions.data, size=asked.size)
     split = image_split(conditions.data, conditions.size)
     return replace(conditions, images=min(asked.images, len(split))), split

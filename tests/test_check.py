@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from coco_files import write
 from commands import called, empty_home
 
 from bench.adapters import BUILT_IN
@@ -40,3 +41,14 @@ def test_adapters_are_listed(monkeypatch, capsys):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()][: len(BUILT_IN)] == list(BUILT_IN)
     assert {"torchvision", "transformers", "mmdet", "detectron2", "onnx", "openvino", "python"} == set(BUILT_IN)
+
+
+def test_a_coco_file_is_checked_by_its_path(monkeypatch, capsys, tmp_path):
+    file = write(tmp_path, "all", [1, 2], [(1, 7), (2, 3)])
+    for name in (file, f"coco:{file}"):
+        code, out, err = called(monkeypatch, capsys, "check", name)
+        assert code == 0, out + err
+        assert "ok        test: boxes inside the image" in out
+    code, out, err = called(monkeypatch, capsys, "check", tmp_path / "none.json")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "none.json" in err

@@ -34,6 +34,12 @@ class Data:
         return dict(self.parts).get(key, default)
 
 
+def or_one_file(text: str) -> str:
+    """A text as after --data; a COCO JSON's path alone, `coco:` before it or not, is made a test split of that file."""
+    first, *more = text.removeprefix("coco:").split(",")
+    return ",".join((f"test={first}", *more)) if first.endswith(".json") and "=" not in first else text
+
+
 def parse_data(text: str) -> Data:
     """The data that a text means; UserError names an unknown key and the allowed ones.
 
