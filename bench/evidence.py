@@ -229,8 +229,13 @@ class Evidence:
 
 def data_of(record: Record) -> str:
     """What it was trained and tested on, in a word, and how many times as long as its tier learns: "coco:bccd", "coco:bccd x10"."""
-    length = record.context.get("length", 1)
+    length = length_of(record)
     return f"{record.context.get('data', '')}{f' x{length}' if length > 1 else ''}"
+
+
+def length_of(record: Record) -> int:
+    """How many times its tier's schedule a run learnt."""
+    return int(record.context.get("length", 1))
 
 
 def _turned(found: Difference) -> Difference:

@@ -68,6 +68,7 @@ class Field:
     missing: tuple[str, ...] = ()  # what is not there, a sentence each
     references: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # id -> id of the row that it is judged against
     data: str = ""  # name of what all were tested on
+    length: int = 1  # times their tier's schedule, of all
     machine: str = ""  # what trained them
     timed_on: str = ""  # the machine, device and threads of all times; empty where nothing was timed
     groups: int = 0  # of images that are resampled together; as many as images where nothing belongs together

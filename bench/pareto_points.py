@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bench.catalogue import built
-from bench.evidence import MAIN, RUNS, SEEDS, Evidence
+from bench.evidence import MAIN, RUNS, SEEDS, Evidence, length_of
 from bench.pareto import Costs, Field, Gain, Interval, Pair, Point, best_first
 from bench.pareto_times import Times, Turn, times_of
 from bench.plan import canonical, slug
@@ -69,6 +69,7 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     ran = [each for each in stored if _is_run(each.record, question.tier, data.name)]
     machine = _machine([each.record for each in ran], question)
     ran = [each for each in ran if machine_of(each.record) == machine]
+    ran, length, elsewhere = _of_one_length(ran)
     times = times_of([each.record for each in ran], stored)
     split = open_split(data, "test")
     trained = [_on_same_images(each, split.digest) for each in _trained(ran, question, data.name)]
@@ -77,8 +78,8 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     tables = {each.id: _tables(each, split.ground_truth(), groups) for each in trained}
     points = [_point(each, tables[each.id], len(split.classes), times, digests) for each in trained]
     known = _with_times(Field(best_first(points), _gains(tables), references=_references(trained)), times)
-    known = replace(known, data=data.name, machine=machine, groups=len(split) if groups is None else int(groups.max()) + 1)
-    return replace(known, missing=tuple(_missing(known, question, times)))
+    known = replace(known, data=data.name, length=length, machine=machine, groups=len(split) if groups is None else int(groups.max()) + 1)
+    return replace(known, missing=(*elsewhere, *_missing(known, question, times)))
 
 
 def _with_times(known: Field, times: Times) -> Field:
@@ -126,6 +127,14 @@ def _machine(records: Sequence[Record], question: Question) -> str:
     if question.machine and question.machine not in counted:
         raise UserError(f"--machine {question.machine!r}: has no run there; allowed: {', '.join(sorted(counted))}")
     return question.machine or min(counted, key=lambda name: (-counted[name], name))
+
+
+def _of_one_length(ran: Sequence[Stored]) -> tuple[list[Stored], int, tuple[str, ...]]:
+    """Those that learn as long as most, that length, and how many others there are: rows of different lengths do not stand side by side."""
+    counted = Counter(length_of(each.record) for each in ran)
+    length = max(counted, key=lambda length: (counted[length], length))
+    kept, others = [each for each in ran if length_of(each.record) == length], len(ran) - counted[length]
+    return kept, length, (f"{others} runs of other lengths than x{length}, which most have, are left out",) * bool(others)
 
 
 def _trained(stored: Sequence[Stored], question: Question, data: str) -> Iterator[_Trained]:
@@ -234,7 +243,7 @@ def _missing(known: Field, question: Question, times: Times) -> Iterator[str]:
 def _untimed(known: Field, question: Question, times: Times) -> Iterator[str]:
     untimed = [point.id for point in known.points if point.costs.ms is None]
     if untimed:
-        data = "" if known.data == MAIN else f".{slug(known.data)}"
+        data = ("" if known.data == MAIN else f".{slug(known.data)}") + (f".x{known.length}" if known.length > 1 else "")
         shown = " ".join(f"{name}.{question.tier}{data}.s0" for name in untimed[:3])
         where = f" on {known.timed_on}" if known.timed_on else ""
         more = " ..." * (len(untimed) > 3)

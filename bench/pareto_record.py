@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench import machine, places
-from bench.evidence import MAIN, RUNS
+from bench.evidence import MAIN, RUNS, data_of
 from bench.pareto import AXES, HEAD, Costs, Field, Gain, Point, beaten_text, standing, texts
 from bench.pareto_points import SAMPLES
 from bench.plan import slug
@@ -35,9 +35,11 @@ class Kept:
 
 
 def record_of(known: Field, tier: str) -> Record:
-    """All points of a field with their verdicts; the id names tier, data and machine."""
+    """All points of a field with their verdicts; the id names tier, data, a length and the machine."""
     points = [_plain(known, point) for point in known.points]
-    data = () if known.data == MAIN else (slug(known.data),)
+    data = [] if known.data == MAIN else [slug(known.data)]
+    length = {"length": known.length} if known.length > 1 else {}
+    data += [f"x{known.length}"] * bool(length)
     name = ".".join(("pareto", tier, *data, slug(known.machine) if known.machine else "any"))
     context = machine.source_state() | {
         "data": known.data,
@@ -46,6 +48,7 @@ def record_of(known: Field, tier: str) -> Record:
         "versions": machine.versions(),
         "samples": SAMPLES,
         "groups": known.groups,
+        **length,
     }
     digest = sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
     samples = {"points": points, "missing": list(known.missing)}
@@ -94,10 +97,15 @@ def changed(record: Record, records: Sequence[Record]) -> tuple[str, ...]:
     """Ids of the points that are not the mean of the runs that there are now."""
     found: dict[str, list[float]] = {}
     for each in records:
-        same = (each.tier, str(each.context.get("data", MAIN)), machine_of(each)) == (record.tier, record.context["data"], machine_of(record))
+        same = _place(each) == _place(record)
         if each.kind in RUNS and each.status == "ok" and same and "ap" in each.values:
             found.setdefault(f"{each.paper}.{each.row}", []).append(each.values["ap"])
     return tuple(kept.point.id for kept in kept_of(record) if not _same(kept.point, found.get(kept.point.id, [])))
+
+
+def _place(record: Record) -> tuple[str, str, str]:
+    """Where a run or a field stands: the tier, what it learnt from and how long, the machine."""
+    return record.tier, data_of(record) or MAIN, machine_of(record)
 
 
 def _same(point: Point, aps: Sequence[float]) -> bool:
@@ -107,7 +115,7 @@ def _same(point: Point, aps: Sequence[float]) -> bool:
 def csv_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Every point of every kept field as the texts under CSV_HEAD."""
     return [
-        (record.tier, str(record.context["data"]), machine_of(record), *texts(kept.point, [kept.beaten[axis] for axis in AXES], timed_on(record)))
+        (*_place(record), *texts(kept.point, [kept.beaten[axis] for axis in AXES], timed_on(record)))
         for record in pareto_records(records)
         for kept in kept_of(record)
     ]

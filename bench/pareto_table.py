@@ -71,7 +71,12 @@ def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: 
     folder = out or places.local_results()
     print_pareto(known, Console(width=max(Console().width, WIDTH)))
     write_atomically(folder / "pareto.csv", as_csv(known))
-    draw(known, folder / "pareto.svg", folder / "pareto.png", title=f"{tier} tier, {known.data}, trained on {known.machine}")
+    draw(
+        known,
+        folder / "pareto.svg",
+        folder / "pareto.png",
+        title=f"{tier} tier, {known.data}{f' x{known.length}' if known.length > 1 else ''}, trained on {known.machine}",
+    )
     print(f"pareto.csv, pareto.svg and pareto.png written to {folder}")  # noqa: T201 - the command's answer
     if not rows:
         _keep(known, tier, folder)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bench.catalogue import catalogue
-from bench.evidence import SEEDS
+from bench.evidence import SEEDS, data_of
 from bench.pareto_record import kept_of, pareto_records
 from bench.records import machine_of
 
@@ -99,7 +99,7 @@ def _drawn(paper: str, sweep: Sweep, published: Published, record: Record, *, kn
         if places:
             lines.append(Line(series.name, number, places, missing, _printed(series, published), shape(first, places, sweep, missing)))
     printed = tuple(value for series in sweep.series for value in _printed(series, published))
-    about = (record.tier, str(record.context["data"]), machine_of(record))
+    about = (record.tier, data_of(record), machine_of(record))
     return Drawn(paper, sweep, *about, first, tuple(lines), printed) if lines else None
 
 

@@ -11,11 +11,13 @@ from bench import pareto_points
 from bench.assemble import build_detector
 from bench.catalogue import built
 from bench.datasets import open_split, parse_data
+from bench.evidence import data_of
 from bench.gather import read_stored
 from bench.metrics.bootstrap import over_seeds, resampled, seed_and_image_interval
 from bench.metrics.matches import coco_matches
 from bench.own_costs import own_costs
 from bench.pareto import HEAD, Costs, Field, Gain, Point, cells, front, no_dearer, standing
+from bench.pareto_record import changed, csv_rows, record_of
 from bench.report.pareto_plot import BEATEN, LEGEND, UNDECIDED, draw, rising
 from bench.scales import SCALES
 from bench.types import UserError
@@ -366,3 +368,18 @@ def test_what_is_trained_for_others_to_start_from_is_no_point(stored):
     assert names == {"condensing.k16-l5", "condensing.k1-l1"}
     asked = pareto_points.field_of(bodies, pareto_points.Question("proxy", rows=("condensing.body-r50",)))
     assert [each.id for each in asked.points] == ["condensing.body-r50"]
+
+
+def test_rows_of_different_lengths_do_not_stand_side_by_side(stored):
+    """A seed that learnt four times as long is left out and said; a field of that length bears it in its id, and is not made old by others."""
+    longer = [replace(each.record, context=dict(each.record.context) | {"length": 4}) for each in stored if each.record.seed == 1]
+    mixed = [replace(each, record=next((one for one in longer if one.id == each.record.id), each.record)) for each in stored]
+    known = pareto_points.field_of(mixed, pareto_points.Question("proxy"))
+    assert {point.seeds for point in known.points} == {1}
+    assert "2 runs of other lengths than x1, which most have, are left out" in known.missing
+    record = record_of(replace(known, length=4, data="coco:aquarium", machine="desk"), "real")
+    assert record.id == "pareto.real.aquarium.x4.desk"
+    assert data_of(record) == "coco:aquarium x4"
+    assert csv_rows([record])[0][:3] == ("real", "coco:aquarium x4", "desk")
+    there = [each.record for each in stored if each.record.seed == 0]
+    assert changed(record_of(known, "proxy"), there) == changed(record_of(known, "proxy"), [*there, *longer]) == ()

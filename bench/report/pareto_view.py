@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
 
+from bench.evidence import data_of
 from bench.pareto import AXES, UNDECIDED, kind, least_drawn
 from bench.pareto_record import changed, kept_of, pareto_records, timed_on
 from bench.records import machine_of
@@ -73,7 +74,7 @@ def _view(record: Record, records: Sequence[Record]) -> View:
     low = sum(each.point.ap < least for each in kept)
     undrawn = (f"{low} rows below {least:.1f} AP, half of the best, stand in the table alone",) if low else ()
     notes = (*untimed, *undrawn, *(str(said) for said in record.samples["missing"]), *((stale,) if stale else ()))
-    return View(record.id, record.tier, str(record.context["data"]), machine_of(record), timed, tuple(plots), tuple(map(_row, kept)), notes)
+    return View(record.id, record.tier, data_of(record), machine_of(record), timed, tuple(plots), tuple(map(_row, kept)), notes)
 
 
 def _plot(kept: Sequence[Kept], axis: str, named: str) -> str:
