@@ -41,6 +41,7 @@ def told(scales, channels=100):
     ((0.46, 0.89), [((0, 0), 32), ((1, 1), 68)], 0.675),  # R51 of FPN: 67.5 of 100 are 68, a half upwards
     ((0.03, 1.5), [((0, 1), 50), ((0, 2), 50)], 0.5),  # near 0: a kernel side of 1 in both
     ((8.49, 9.34), [((8, 9), 58), ((9, 10), 42)], 0.415),  # 41.5, a half upwards
+    ((1.125, 1.125), [((1, 1), 87), ((2, 2), 13)], 0.125),  # 12.5, upwards to an odd number too
 ])  # fmt: skip
 def test_the_rules_of_section_3_2(scales, parts, alpha):
     assert told(scales) == (parts, pytest.approx(alpha))
