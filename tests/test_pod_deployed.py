@@ -112,6 +112,48 @@ def test_boxes_of_a_runtime_are_torchs(kind, runtime, form, tmp_path):
         made.forward()
 
 
+@pytest.fixture
+def doubling(tmp_path):
+    """A graph (1, 3, 8, 8) -> twice that."""
+    made = pytest.importorskip("onnx", reason="needs the group `deploy`: pip install onnx onnxruntime openvino")
+    ends = [made.helper.make_tensor_value_info(name, made.TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("pixels", "maps")]
+    graph = made.helper.make_graph([made.helper.make_node("Add", ["pixels", "pixels"], ["maps"])], "body", ends[:1], ends[1:])
+    made.save(made.helper.make_model(graph, opset_imports=[made.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "body.onnx")
+    return tmp_path / "body.onnx"
+
+
+@pytest.mark.parametrize(("adapter", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
+def test_an_answer_stays_when_the_runtime_answers_again(adapter, package, doubling):
+    pytest.importorskip(package, reason="as above")
+    run = adapter.runner(doubling)
+    first, second = (torch.full((1, 3, 8, 8), value) for value in (1.0, 5.0))
+    (found,) = run(first)
+    run(second)
+    assert torch.equal(found, 2 * first)
+
+
+def test_a_runtime_has_the_threads_that_it_is_given_and_full_precision(doubling, monkeypatch):
+    """Latencies are compared at equal threads, and detections to 1e-3 px."""
+    runtimes = {name: pytest.importorskip(name, reason="as above") for name in ("onnxruntime", "openvino")}
+    given = {}
+    session, compiled = runtimes["onnxruntime"].InferenceSession, runtimes["openvino"].Core.compile_model
+
+    class Watched(session):
+        def __init__(self, path, options, **more):
+            given["onnxruntime"] = (options.intra_op_num_threads, options.inter_op_num_threads)
+            super().__init__(path, options, **more)
+
+    monkeypatch.setattr(runtimes["onnxruntime"], "InferenceSession", Watched)
+    monkeypatch.setattr(
+        runtimes["openvino"].Core, "compile_model", lambda core, *words: (given.update(openvino=words[-1]), compiled(core, *words))[1]
+    )
+    for adapter in (onnx, openvino):
+        adapter.runner(doubling, threads=2)
+    assert given["onnxruntime"] == (2, 2)
+    assert (given["openvino"]["INFERENCE_NUM_THREADS"], given["openvino"]["NUM_STREAMS"]) == (2, 1)
+    assert given["openvino"]["INFERENCE_PRECISION_HINT"] == "f32"
+
+
 @pytest.mark.parametrize(("adapter", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
 def test_a_runtime_that_is_not_installed_is_said(adapter, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
