@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -189,26 +189,18 @@ class Graphs:
 
 
 @dataclass
-class DeployedDense:
-    """RetinaNet in a runtime: a Detector as any other, that cannot learn."""
+class Deployed:
+    """A detector in a runtime: a Detector as any other, that cannot learn."""
 
-    detector: RetinaNet  # what it was exported from, for sizes, anchors and suppression; its weights are not used
+    detector: Any  # what it was exported from, for sizes, anchors and what else is decided in torch; its weights are not used
     graphs: Graphs
 
     why_not = NO_TRAINING
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad."""
-        return self.detector.prepare(images)
-
-    def network(self, batch: Batch) -> Dense:
-        """All that learns, in the runtime."""
-        logits, deltas, *maps = self.graphs.runners[0](batch.pixels.contiguous())
-        return self.detector.dense((logits, deltas), grids_of(maps), batch)
-
-    def finish(self, raw: Dense) -> list[Detections]:
-        """Decode, suppress, and go back to the pixels of each image as given."""
-        return self.detector.finish(raw)
+        batch: Batch = self.detector.prepare(images)
+        return batch
 
     def weights_hash(self) -> str:
         """Of its graphs."""
@@ -223,7 +215,7 @@ class DeployedDense:
         """The folder and the file."""
         return "/".join(self.graphs.files[0].parts[-2:])
 
-    def eval(self) -> DeployedDense:
+    def eval(self) -> Self:
         """Itself: it is never in training."""
         return self
 
@@ -232,23 +224,30 @@ class DeployedDense:
         raise Unavailable(NO_TRAINING)
 
 
-@dataclass
-class DeployedTwoStage:
-    """A two-stage detector in a runtime: a Detector as any other, that cannot learn. Proposals and RoI features are made in torch."""
+class DeployedDense(Deployed):
+    """RetinaNet in a runtime."""
 
-    detector: TwoStage  # what it was exported from, for sizes, anchors, proposals, RoI features and suppression; its weights are not used
-    graphs: Graphs
+    detector: RetinaNet
 
-    why_not = NO_TRAINING
+    def network(self, batch: Batch) -> Dense:
+        """All that learns, in the runtime."""
+        logits, deltas, *maps = self.graphs.runners[0](batch.pixels.contiguous())
+        return self.detector.dense((logits, deltas), grids_of(maps), batch)
+
+    def finish(self, raw: Dense) -> list[Detections]:
+        """Decode, suppress, and go back to the pixels of each image as given."""
+        return self.detector.finish(raw)
+
+
+class DeployedTwoStage(Deployed):
+    """A two-stage detector in a runtime. Proposals and RoI features are made in torch."""
+
+    detector: TwoStage
 
     @property
     def config(self) -> Any:
         """Every number that makes it."""
         return self.detector.config
-
-    def prepare(self, images: Sequence[Tensor]) -> Batch:
-        """Resize, normalise, pad."""
-        return self.detector.prepare(images)
 
     def network(self, batch: Batch) -> Raw:
         """All that learns, in the runtime."""
@@ -273,27 +272,6 @@ class DeployedTwoStage:
     def finish(self, raw: Raw) -> list[Detections]:
         """Decode, suppress, and go back to the pixels of each image as given."""
         return self.detector.finish(raw)
-
-    def weights_hash(self) -> str:
-        """Of its graphs."""
-        return self.graphs.weights_hash()
-
-    def stored_bytes(self) -> int:
-        """Of its graphs."""
-        return self.graphs.stored_bytes()
-
-    @property
-    def weights_from(self) -> str:
-        """The folder and the file."""
-        return "/".join(self.graphs.files[0].parts[-2:])
-
-    def eval(self) -> DeployedTwoStage:
-        """Itself: it is never in training."""
-        return self
-
-    def forward(self, *_: Any) -> dict[str, Tensor]:
-        """Unavailable: an exported network has no gradients."""
-        raise Unavailable(NO_TRAINING)
 
 
 def grids_of(maps: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
