@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from bench.types import UserError
-from implementations.adapters.weights import read_state
-from implementations.layers.pickled import Inert, load_torch
+from implementations.layers.pickled import Inert, load_torch, read_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.steps": torch.tensor(3)}
 

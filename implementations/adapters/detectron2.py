@@ -25,8 +25,9 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import answer
 from implementations.adapters.detectron2_configs import Described, config_files, describe, make, names, own_classes
-from implementations.adapters.weights import agreed_classes, fill, read_state
+from implementations.adapters.weights import agreed_classes, fill
 from implementations.layers.parts import Part
+from implementations.layers.pickled import read_state
 from implementations.layers.rpn import Proposals
 
 HOW = (

@@ -25,8 +25,9 @@ from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import answer
 from implementations.adapters.mmdet_configs import config_files, is_of, make, names, own_classes, pipeline_steps, read_config, wants_bytes
-from implementations.adapters.weights import agreed_classes, apart, fill, read_state
+from implementations.adapters.weights import agreed_classes, apart, fill
 from implementations.layers.parts import Part
+from implementations.layers.pickled import read_state
 from implementations.layers.rpn import Proposals
 
 HOW = "nox -s mmdet makes an environment with torch 2.8, mmcv 2.1.0 with its operators and mmdet 3.3.0; call leandet from there"

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer, shifted
-from implementations.adapters.weights import OURS, fill, misfit, named_as, read_state
+from implementations.adapters.weights import OURS, fill, misfit, named_as
 from implementations.layers.parts import Part
+from implementations.layers.pickled import read_state
 
 if TYPE_CHECKING:
     from torchvision.models.detection.image_list import ImageList

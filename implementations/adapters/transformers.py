@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from bench.adapters import Adapter, Wanted, nearest
 from bench.types import Batch, Detections, Target, Unavailable, UserError
 from implementations.adapters.answers import DROPPED, answer
-from implementations.adapters.weights import OURS, fill, misfit, named_as, read_state
+from implementations.adapters.weights import OURS, fill, misfit, named_as
 from implementations.layers.parts import Part
+from implementations.layers.pickled import read_state
 
 TYPES = ("conditional_detr", "d_fine", "dab-detr", "deformable_detr", "deimv2", "detr", "rt_detr", "rt_detr_v2", "yolos")
 PROCESSED_AS = {"dab-detr": "conditional_detr", "rt_detr_v2": "rt_detr", "d_fine": "rt_detr"}  # types whose checkpoints bring another's processor

@@ -10,27 +10,9 @@ from torch import Tensor, nn
 
 from bench.adapters import Wanted
 from bench.types import UserError
-from implementations.layers.pickled import load_arrays, load_torch, tensors_of
 
 COUNTER = "num_batches_tracked"  # of a norm: a file made with frozen norms has none
 OURS = "model."  # before every name in what leandet's own training leaves
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth, .pt, .bin or .pkl by name, as the framework calls them; UserError where the file holds none."""
-    try:
-        found = _read(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
-    except Exception as error:  # damaged files raise a dozen kinds
-        raise UserError(f"{path}: holds no plain tensors ({type(error).__name__}); give a state dict as .safetensors or .pth") from error
-    inner = next((found[key] for key in ("model", "state_dict") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
-    tensors = dict(tensors_of(inner)) if isinstance(inner, dict) else {}
-    if not tensors:
-        raise UserError(f"{path}: holds no tensors; give a state dict as .safetensors or .pth")
-    return tensors
 
 
 def named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -39,14 +21,6 @@ def named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[
         return state
     stripped = {name.removeprefix(OURS): tensor for name, tensor in state.items()}
     return state if misfit(own, stripped) else stripped
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return load_arrays(path) if path.suffix == ".pkl" else load_torch(path)
 
 
 def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

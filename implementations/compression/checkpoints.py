@@ -15,15 +15,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.types import UserError
 from implementations.layers.images import STD
-from implementations.layers.pickled import load_arrays, load_torch, tensors_of
+from implementations.layers.pickled import read_state
 
 EPS = 1e-5  # of our norms
 COUNTER = "num_batches_tracked"  # of a norm that is never stepped: it may be there or not
@@ -224,25 +222,7 @@ def stride_first(detector: nn.Module) -> None:
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth, a .safetensors or a detectron2 .pkl, without running anything that it holds; UserError where it holds none."""
-    try:
-        found = _read(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a file that exists") from error
-    except Exception as error:  # damaged pickles raise a dozen kinds
-        raise UserError(f"{path}: holds no plain tensors ({type(error).__name__}); give the .pth or .pkl as it was published") from error
-    inner = next((found[key] for key in ("model", "state_dict") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
-    tensors = dict(tensors_of(inner)) if isinstance(inner, dict) else {}
-    if not tensors:
-        raise UserError(f"{path}: holds no tensors; give the .pth or .pkl as it was published")
-    return tensors
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return load_arrays(path) if path.suffix == ".pkl" else load_torch(path)
+    return read_state(path, give="the .pth or .pkl as it was published")
 
 
 def recorded_shapes(library: str) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Pickled checkpoints of other libraries, read without running anything that they hold.
+"""Checkpoints of other libraries, read without running anything that they hold.
 
 A .pth as torch.save leaves it may hold a training's history beside its tensors: it becomes `Inert`, so that mmengine, say, need not be
 here. A .pkl as detectron2 publishes it holds arrays of numpy.
@@ -107,3 +107,28 @@ def tensors_of(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
             yield str(name), value
         elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
             yield str(name), torch.from_numpy(np.array(value))
+
+
+def read_state(path: Path, *, give: str = "a state dict as .safetensors or .pth") -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth, .pt, .bin or .pkl by its library's names; UserError, which says what to give, where it holds none."""
+    try:
+        found = _read(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a file that exists") from error
+    except Exception as error:  # damaged files raise a dozen kinds
+        raise UserError(f"{path}: holds no plain tensors ({type(error).__name__}); give {give}") from error
+    inner = next((found[key] for key in ("model", "state_dict") if isinstance(found, dict) and isinstance(found.get(key), dict)), found)
+    tensors = dict(tensors_of(inner)) if isinstance(inner, dict) else {}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors; give {give}")
+    return tensors
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return load_arrays(path) if path.suffix == ".pkl" else load_torch(path)
