@@ -11,7 +11,7 @@ from pod_detectors import DETECTORS, build, enliven, request
 from torch import nn
 
 from bench.types import Detector, Unavailable, UserError, detect
-from implementations.adapters import graphs, onnx, openvino
+from implementations.adapters import graphs, onnx, openvino, refusals
 from implementations.adapters.graphs import export, operators
 from implementations.layers.backbones import Bottleneck
 from implementations.pod.deployment import Abreast, plain_convolutions
@@ -183,7 +183,21 @@ def test_an_operator_that_a_runtime_lacks_is_named_with_its_block(adapter, packa
     made.save(made.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "body.onnx")
     with pytest.raises(Unavailable) as caught:
         adapter.runner(tmp_path / "body.onnx")
-    assert str(caught.value).endswith(f" cannot run body.onnx: it fails on SampleAtScale of {block}; export a row with plain convolutions")
+    assert f" cannot run body.onnx: it fails on SampleAtScale of {block}: " in str(caught.value)
+    assert str(caught.value).endswith("; take a row without that operator, as FD is to GSL")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("said", "named"), [
+    ("Non-zero status code returned while running Add(14) node. Name:'/layer4/Add_7' Status Message: no", [("Add", "/layer4/Add_7")]),
+    ("Shape inference input shapes are Not right", []),
+    ("No conversion rule found for operations: pod.Add, Shape", [("Add", "/layer1/Add"), ("Shape", "/Shape")]),
+    ("Error in Node:/layer4/Add_7 : Op (Add) [ShapeInferenceError]", [("Add", "/layer4/Add_7")]),
+    ("-- Add-14 with a message: Max of two", [("Add", "/layer1/Add")]),
+])  # fmt: skip
+def test_the_node_that_a_runtime_names_is_told_and_no_english_word_is_an_operator(said, named):
+    found = [("Add", "/layer1/Add"), ("Shape", "/Shape"), ("Max", "/Max"), ("Not", ""), ("Add", "/layer4/Add_7")]
+    assert sorted(refusals.culprits(found, said)) == sorted(named)
 
 
 def test_an_operator_that_onnx_lacks_is_named(tmp_path):
