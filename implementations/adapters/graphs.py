@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -189,18 +189,26 @@ class Graphs:
 
 
 @dataclass
-class Deployed:
-    """A detector in a runtime: a Detector as any other, that cannot learn."""
+class DeployedDense:
+    """RetinaNet in a runtime: a Detector as any other, that cannot learn."""
 
-    detector: Any  # what it was exported from, for sizes, anchors and what else is decided in torch; its weights are not used
+    detector: RetinaNet  # what it was exported from, for sizes, anchors and suppression; its weights are not used
     graphs: Graphs
 
     why_not = NO_TRAINING
 
     def prepare(self, images: Sequence[Tensor]) -> Batch:
         """Resize, normalise, pad."""
-        batch: Batch = self.detector.prepare(images)
-        return batch
+        return self.detector.prepare(images)
+
+    def network(self, batch: Batch) -> Dense:
+        """All that learns, in the runtime."""
+        logits, deltas, *maps = self.graphs.runners[0](batch.pixels.contiguous())
+        return self.detector.dense((logits, deltas), grids_of(maps), batch)
+
+    def finish(self, raw: Dense) -> list[Detections]:
+        """Decode, suppress, and go back to the pixels of each image as given."""
+        return self.detector.finish(raw)
 
     def weights_hash(self) -> str:
         """Of its graphs."""
@@ -215,7 +223,7 @@ class Deployed:
         """The folder and the file."""
         return "/".join(self.graphs.files[0].parts[-2:])
 
-    def eval(self) -> Self:
+    def eval(self) -> DeployedDense:
         """Itself: it is never in training."""
         return self
 
@@ -224,30 +232,23 @@ class Deployed:
         raise Unavailable(NO_TRAINING)
 
 
-class DeployedDense(Deployed):
-    """RetinaNet in a runtime."""
+@dataclass
+class DeployedTwoStage:
+    """A two-stage detector in a runtime: a Detector as any other, that cannot learn. Proposals and RoI features are made in torch."""
 
-    detector: RetinaNet
+    detector: TwoStage  # what it was exported from, for sizes, anchors, proposals, RoI features and suppression; its weights are not used
+    graphs: Graphs
 
-    def network(self, batch: Batch) -> Dense:
-        """All that learns, in the runtime."""
-        logits, deltas, *maps = self.graphs.runners[0](batch.pixels.contiguous())
-        return self.detector.dense((logits, deltas), grids_of(maps), batch)
-
-    def finish(self, raw: Dense) -> list[Detections]:
-        """Decode, suppress, and go back to the pixels of each image as given."""
-        return self.detector.finish(raw)
-
-
-class DeployedTwoStage(Deployed):
-    """A two-stage detector in a runtime. Proposals and RoI features are made in torch."""
-
-    detector: TwoStage
+    why_not = NO_TRAINING
 
     @property
     def config(self) -> Any:
         """Every number that makes it."""
         return self.detector.config
+
+    def prepare(self, images: Sequence[Tensor]) -> Batch:
+        """Resize, normalise, pad."""
+        return self.detector.prepare(images)
 
     def network(self, batch: Batch) -> Raw:
         """All that learns, in the runtime."""
@@ -272,6 +273,27 @@ class DeployedTwoStage(Deployed):
     def finish(self, raw: Raw) -> list[Detections]:
         """Decode, suppress, and go back to the pixels of each image as given."""
         return self.detector.finish(raw)
+
+    def weights_hash(self) -> str:
+        """Of its graphs."""
+        return self.graphs.weights_hash()
+
+    def stored_bytes(self) -> int:
+        """Of its graphs."""
+        return self.graphs.stored_bytes()
+
+    @property
+    def weights_from(self) -> str:
+        """The folder and the file."""
+        return "/".join(self.graphs.files[0].parts[-2:])
+
+    def eval(self) -> DeployedTwoStage:
+        """Itself: it is never in training."""
+        return self
+
+    def forward(self, *_: Any) -> dict[str, Tensor]:
+        """Unavailable: an exported network has no gradients."""
+        raise Unavailable(NO_TRAINING)
 
 
 def grids_of(maps: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
