@@ -32,10 +32,11 @@ def pareto(  # noqa: PLR0913, PLR0917 - a command's options are its words
     data: Annotated[str, typer.Option("--data", help="What they were tested on, as for `leandet run`.")] = "scenes-v1",
     machine: Annotated[str, typer.Option("--machine", help="Whose runs; the machine with the most if left out.")] = "",
     rows: Annotated[str, typer.Option("--rows", help="Only these, as PAPER.ROW joined by commas.")] = "",
+    length: Annotated[int, typer.Option("--length", min=0, help="Runs that learnt so many times their tier's schedule; 0: as most did.")] = 0,
     out: Annotated[str, typer.Option("--out", help="Where to write pareto.csv, .svg and .png; results/local if left out.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Accuracy against bytes, multiply-adds and time, of every row with runs: which another row beats, by paired intervals."""
     from bench.pareto_table import show_pareto
 
-    show_pareto(tier, data, machine, tuple(filter(None, rows.split(","))), Path(out) if out else None, as_json=as_json)
+    show_pareto(tier, data, machine, tuple(filter(None, rows.split(","))), Path(out) if out else None, length=length, as_json=as_json)

@@ -73,7 +73,7 @@ class Evidence:
         return found[0] if found else None
 
     def latencies(self, row: str, status: str = "ok") -> tuple[Record, ...]:
-        """The latency records of a row at the paper's own scale: as many RoIs for all, then quiet, then with the most samples first."""
+        """The latency records of a row at the paper's own scale: quiet, then with as many RoIs for all, then with the most samples first."""
         own = (self.published.paper, row, "paper")
         found = [
             record
@@ -81,7 +81,7 @@ class Evidence:
             if record.kind == "latency" and record.status == status and (record.paper, record.row, record.tier) == own
         ]
         found.sort(
-            key=lambda record: (not record.context["rois_given"], record.context["quiet"] == "noisy", -record.context.get("samples", 0), record.id)
+            key=lambda record: (record.context["quiet"] == "noisy", not record.context["rois_given"], -record.context.get("samples", 0), record.id)
         )
         self._note(found)
         return tuple(found)

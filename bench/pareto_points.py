@@ -38,12 +38,13 @@ SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """Which runs are asked for: those of one tier, on one dataset, of one machine (empty: the one with the most)."""
+    """Which runs are asked for: of one tier, on one dataset, of one machine (empty: the one with the most) and one length (0: what most have)."""
 
     tier: Tier = "proxy"
     data: str = MAIN  # as after --data
     machine: str = ""
     rows: tuple[str, ...] = ()  # PAPER.ROW; none: all
+    length: int = 0  # times the tier's schedule
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def field_of(stored: Sequence[Stored], question: Question, digests: Mapping[str,
     ran = [each for each in stored if _is_run(each.record, question.tier, data.name)]
     machine = _machine([each.record for each in ran], question)
     ran = [each for each in ran if machine_of(each.record) == machine]
-    ran, length, elsewhere = _of_one_length(ran)
+    ran, length, elsewhere = _of_one_length(ran, question)
     times = times_of([each.record for each in ran], stored)
     split = open_split(data, "test")
     trained = [_on_same_images(each, split.digest) for each in _trained(ran, question, data.name)]
@@ -129,12 +130,19 @@ def _machine(records: Sequence[Record], question: Question) -> str:
     return question.machine or min(counted, key=lambda name: (-counted[name], name))
 
 
-def _of_one_length(ran: Sequence[Stored]) -> tuple[list[Stored], int, tuple[str, ...]]:
-    """Those that learn as long as most, that length, and how many others there are: rows of different lengths do not stand side by side."""
-    counted = Counter(length_of(each.record) for each in ran)
-    length = max(counted, key=lambda length: (counted[length], length))
-    kept, others = [each for each in ran if length_of(each.record) == length], len(ran) - counted[length]
-    return kept, length, (f"{others} runs of other lengths than x{length}, which most have, are left out",) * bool(others)
+def _of_one_length(ran: Sequence[Stored], question: Question) -> tuple[list[Stored], int, tuple[str, ...]]:
+    """Those of one length, that length, and how many others there are: rows of different lengths do not stand side by side.
+
+    UserError for a length that none has. Where none is asked for, that of the most of the rows that are; of as many the longer.
+    """
+    named = [each for each in ran if not question.rows or f"{each.record.paper}.{each.record.row}" in question.rows]
+    counted = Counter(length_of(each.record) for each in named or ran)
+    if question.length and question.length not in counted:
+        raise UserError(f"--length {question.length}: no run learnt so long; allowed: {', '.join(map(str, sorted(counted)))}")
+    length = question.length or max(counted, key=lambda length: (counted[length], length))
+    others = sum(counted.values()) - counted[length]
+    said = (f"{others} runs of other lengths than x{length} are left out: --length takes another",) * bool(others)
+    return [each for each in ran if length_of(each.record) == length], length, said
 
 
 def _trained(stored: Sequence[Stored], question: Question, data: str) -> Iterator[_Trained]:

@@ -55,12 +55,12 @@ def everything_here() -> tuple[Stored, ...]:
     return (*own, *(each for each in committed() if (each.record.id, machine_of(each.record)) not in known))
 
 
-def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: Path | None, *, as_json: bool) -> None:  # noqa: PLR0913 - the command's options
+def show_pareto(tier: str, data: str, machine: str, rows: tuple[str, ...], out: Path | None, *, length: int, as_json: bool) -> None:  # noqa: PLR0913 - the command's options
     """Find the points, print them, write the files."""
     from bench.gather import current_digests, digests_of
 
     stored = everything_here()
-    known = field_of(stored, Question(tier_of(tier), data, machine, rows), digests_of(stored, current_digests()))
+    known = field_of(stored, Question(tier_of(tier), data, machine, rows, length), digests_of(stored, current_digests()))
     if as_json:
         print(json.dumps(as_objects(known), indent=1))  # noqa: T201 - the command's answer
         return

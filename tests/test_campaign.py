@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench import campaign, places
+from bench import campaign, execute, places
 from bench.catalogue import built
-from bench.orders import ordered
+from bench.orders import ordered, with_needs
 from bench.plan import Choice, effort_of, quick, schedule_of
 from bench.spec import Effort
 
@@ -125,3 +125,21 @@ def test_an_effort_counts_only_where_the_embedded_data_is_learnt():
         plain = replace(row, effort=Effort())
         lengths[tier] = schedule_of(run, row).images / schedule_of(run, plain).images
     assert lengths == {"smoke": 2.5, "proxy": 8 / 3, "real": 1, "paper": 1}, "whole epochs: 15,000 images are 16,000"
+
+
+def test_a_proof_that_nobody_plans_is_asked_for_in_the_process_of_the_run_that_it_goes_on_from():
+    """Else the run would not keep what its proof needs; of a headline row it is kept anyhow, and other runs need not wait for the proof."""
+    runs = with_needs("pod.fpn-r50.proxy.s0.plateau", Choice())
+    told = {run.id: campaign.asked_for(run, runs) for run in runs}
+    assert told.pop("pod.fpn-r50.proxy.s0") == "pod.fpn-r50.proxy.s0.plateau"
+    assert all(name == asked for name, asked in told.items())
+    planned = with_needs("condensing.k16-l5.proxy.s0.plateau", Choice())
+    assert [campaign.asked_for(run, planned) for run in planned] == [run.id for run in planned]
+
+
+def test_runs_in_this_process_keep_what_a_proof_among_them_needs(logs, monkeypatch):
+    done = []
+    monkeypatch.setattr(execute, "execute", lambda run, setup: done.append((run.id, setup.proven)))
+    campaign.here(with_needs("pod.fpn-r50.proxy.s0.plateau", Choice()), Choice(), quiet=True)
+    assert done[-2][0] == "pod.fpn-r50.proxy.s0"
+    assert {proven for _, proven in done} == {frozenset({"pod.fpn-r50.proxy.s0"})}

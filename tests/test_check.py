@@ -43,6 +43,13 @@ def test_adapters_are_listed(monkeypatch, capsys):
     assert {"torchvision", "transformers", "mmdet", "detectron2", "onnx", "openvino", "python"} == set(BUILT_IN)
 
 
+def test_a_json_behind_an_adapters_name_is_no_dataset(monkeypatch, capsys):
+    code, out, err = called(monkeypatch, capsys, "check", "onnx:folder/config.json")
+    assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
+    assert "dataset" not in err
+    assert "no such file" in err
+
+
 def test_a_coco_file_is_checked_by_its_path(monkeypatch, capsys, tmp_path):
     file = write(tmp_path, "all", [1, 2], [(1, 7), (2, 3)])
     for name in (file, f"coco:{file}"):

@@ -100,3 +100,24 @@ def test_a_length_is_named_in_the_id_and_learns_so_many_times_as_long(tmp_path):
     for tier, length in (("proxy", 2), ("real", 0)):
         with pytest.raises(UserError, match="--length"):
             longer(Choice(tier), length)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "condensing.k16-l5.proxy.s1.plateau",
+        "condensing.svd.proxy.s0.plateau",
+        "pretrain.R50.proxy.s0.plateau",
+        "pod.fpn-r50.real.aquarium.s0.plateau",
+        "pod.fpn-r50.proxy.s0.plateau.plateau",
+    ],
+)
+def test_what_no_plateau_proof_goes_on_from_is_one_line(name, tmp_path):
+    """Another seed than the first, a row that learns nothing, a pretrained backbone, a user's own data."""
+    file = coco_files.write(tmp_path, "all", [1], [(1, 7)])
+    data = ",".join(f"{split}={file}" for split in ("train", "val", "test"))
+    choice = choice_of("proxy", data if "real" in name else "", "", 0, "")
+    with pytest.raises(UserError) as caught:
+        with_needs(name, choice)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)

@@ -376,7 +376,11 @@ def test_rows_of_different_lengths_do_not_stand_side_by_side(stored):
     mixed = [replace(each, record=next((one for one in longer if one.id == each.record.id), each.record)) for each in stored]
     known = pareto_points.field_of(mixed, pareto_points.Question("proxy"))
     assert {point.seeds for point in known.points} == {1}
-    assert "2 runs of other lengths than x1, which most have, are left out" in known.missing
+    assert "2 runs of other lengths than x1 are left out: --length takes another" in known.missing
+    four = pareto_points.field_of(mixed, pareto_points.Question("proxy", length=4))
+    assert (four.length, {point.seeds for point in four.points}, len(four.points)) == (4, {1}, 2)
+    with pytest.raises(UserError, match=r"--length 3: no run learnt so long; allowed: 1, 4"):
+        pareto_points.field_of(mixed, pareto_points.Question("proxy", length=3))
     record = record_of(replace(known, length=4, data="coco:aquarium", machine="desk"), "real")
     assert record.id == "pareto.real.aquarium.x4.desk"
     assert data_of(record) == "coco:aquarium x4"

@@ -70,6 +70,10 @@ COMMANDS = [
         run(kind="score", tier="real", data="coco:bccd", detector="mmdet:retinanet_r18_fpn_1x_coco", size="320x320", weights_from="best.pth"),
         "leandet measure mmdet:retinanet_r18_fpn_1x_coco --size 320x320 --weights best.pth --data C.json",
     ),
+    (
+        run(kind="pareto", tier="real", data="coco:aquarium", length=4),
+        "leandet pareto --tier real --machine desk --data train=A.json,val=B.json,test=C.json --length 4",
+    ),
     (run(kind="cost", detector="onnx:net.onnx", weights_from="net.onnx"), "leandet measure onnx:net.onnx"),
 ]
 

@@ -104,6 +104,12 @@ def test_equal_rois_come_first():
     assert (found.outcome, found.measured) == ("direction holds", 20.0)
 
 
+def test_a_quiet_session_comes_before_one_with_equal_rois():
+    own = replace(timed("fast", 40.0, (0.115, 0.11, 0.12), rois_given=0), id="own")
+    held = timed("fast", 50.0, (0.5, 0.45, 0.55), quiet="noisy")
+    assert cell([own, held], "fast").outcome == "reproduced"
+
+
 def test_a_noisy_session_decides_nothing_and_stands_behind_a_quiet_one():
     noisy = timed("fast", 40.0, (0.115, 0.11, 0.12), quiet="noisy", samples=64)
     found = cell([noisy], "fast")

@@ -37,7 +37,7 @@ class Data:
 def or_one_file(text: str) -> str:
     """A text as after --data; a COCO JSON's path alone, `coco:` before it or not, is made a test split of that file."""
     first, *more = text.removeprefix("coco:").split(",")
-    return ",".join((f"test={first}", *more)) if first.endswith(".json") and "=" not in first else text
+    return ",".join((f"test={first}", *more)) if first.endswith(".json") and not {"=", ":"} & set(first) else text
 
 
 def parse_data(text: str) -> Data:

@@ -1,4 +1,4 @@
-"""State files into foreign models: read without running anything, fitted by name and shape, misfits named in one line."""
+"""State files into foreign models: fitted by name and shape, misfits named in one line."""
 
 from __future__ import annotations
 
