@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import audit, machine, places
 from bench.gather import Stored, current_digests, digests_of, read_stored, standing
 from bench.plan import metrics_digest
-from bench.records import Record, machine_of, write_record
+from bench.records import Record, place_of, write_record
 from bench.report import Standing, cite, render
 from bench.types import UserError
 
@@ -42,7 +42,7 @@ def local_standing() -> Standing:
 
 def committed_standing() -> Standing:
     """Every cell judged by the committed records alone."""
-    return standing(committed(), digests=current_digests())
+    return replace(standing(committed(), digests=current_digests()), committed=True)
 
 
 def shown_standing(*, committed: bool) -> Standing:
@@ -93,7 +93,7 @@ def _stands(record: Record, digests: Mapping[str, str]) -> bool:
 
 def _copy(stored: Stored) -> list[Path]:
     record = stored.record
-    target = places.committed_records() / ((machine_of(record) or "any") if record.kind != "cost" else "costs") / f"{record.id}.json"
+    target = places.committed_records() / place_of(record)
     parquet = target.with_suffix(".parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
     if stored.predictions is not None:

@@ -78,6 +78,11 @@ def machine_of(record: Record) -> str:
     return str(record.context.get("trained_on", "")) or ran_on(record)
 
 
+def place_of(record: Record) -> str:
+    """Where a record is committed, below results/records: costs by themselves, all else by its machine."""
+    return f"{(machine_of(record) or 'any') if record.kind != 'cost' else 'costs'}/{record.id}.json"
+
+
 def ran_on(record: Record) -> str:
     """What made the record, in a word: the name in its context; empty where none is known."""
     machine = record.context.get("machine", "")

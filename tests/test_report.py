@@ -19,7 +19,7 @@ from rich.console import Console
 from bench.catalogue import printing
 from bench.evidence import Difference
 from bench.leaderboard_table import print_leaderboard
-from bench.records import Record
+from bench.records import Record, place_of
 from bench.report import HEAD, as_object, by_table, cite, judge, of_paper, print_tables, render
 from bench.report.figures import Drawing
 from bench.report.page import RECORDS, STANDINGS, Beside, pages, readable
@@ -89,6 +89,24 @@ def test_the_order_of_hashing_changes_no_byte(tmp_path):
 @pytest.mark.parametrize("name", [STANDINGS, RECORDS])
 def test_the_committed_pages_are_small_enough_for_git(name):
     assert (HERE / "results/report" / name).stat().st_size < 2_000_000
+
+
+def test_a_record_leads_to_its_file_where_that_lies_beside_the_page(standing, tmp_path):
+    """What holds this machine's own records, as results/local does, has no such links."""
+    render(replace(standing, committed=True), tmp_path)
+    reader = Page()
+    reader.feed((tmp_path / "report" / RECORDS).read_text())
+    links = {link for link in reader.links if link.startswith("../records/")}
+    assert links == {f"../records/{place_of(record)}" for record in standing.records}
+    assert links
+
+
+def test_every_link_of_the_committed_page_to_a_record_finds_it():
+    reader = Page()
+    reader.feed((HERE / "results/report" / RECORDS).read_text())
+    links = [link for link in reader.links if link.startswith("../records/")]
+    assert len(links) > 1000
+    assert [link for link in links if not (HERE / "results/report" / link).is_file()] == []
 
 
 def test_the_csv_files_hold_every_cell_and_claim(standing, tmp_path):

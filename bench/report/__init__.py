@@ -58,6 +58,7 @@ class Standing:
     titles: Mapping[str, str]  # of the papers, by key
     captions: Mapping[tuple[str, str], str]  # of the tables, by paper and id
     stale: frozenset[str] = frozenset()  # ids of the records that other code made
+    committed: bool = False  # whether all of its records are committed ones, so that they lie beside the page
 
 
 def judge(records: Sequence[Record], differences: Sequence[Difference] = (), digests: Mapping[str, str] | None = None) -> Standing:
@@ -186,7 +187,7 @@ def render(standing: Standing, folder: Path, *, audit: Sequence[AuditRow] = ()) 
     timed = latencies(standing)
     files |= {"latency.csv": latency_csv(timed)} if timed else {}
     files |= _swept(standing.records)
-    beside = Beside(drawings(places.home() / "results" / "figures"), audit)
+    beside = Beside(drawings(places.home() / "results" / "figures"), audit, "../records" if standing.committed else "")
     files |= {f"report/{name}": text.encode() for name, text in pages(standing, beside).items()}
     for name, data in files.items():
         write_atomically(folder / name, data)

@@ -69,10 +69,11 @@ AuditRow = tuple[str, str, Sequence[str]]  # what was found, in a title and in w
 
 @dataclass(frozen=True)
 class Beside:
-    """What the page shows beside the standing: committed drawings, and what an audit of the papers and of this project found."""
+    """What the page shows beside the standing: drawings, what an audit of the papers and of this project found, and the records' files."""
 
     drawings: Sequence[Drawing] = ()
     audit: Sequence[AuditRow] = ()
+    files: str = ""  # the way from a page to the committed records; empty where they do not lie beside it
 
 
 STANDINGS, RECORDS = "index.html", "records.html"  # the files' names, by which each page leads to the other
@@ -107,7 +108,7 @@ def _shared(standing: Standing, beside: Beside) -> dict[str, Any]:
         "style": style, "script": script, "policy": _policy(style, script), "marks": MARKS,
         "papers": [_paper(standing, key, records) for key in sorted(standing.titles, key=lambda key: (key not in built, key))],
         "pareto": [(view, [_ours(plot) for plot in view.plots]) for view in views(standing.records)],
-        "drawings": beside.drawings, "audit": beside.audit,
+        "drawings": beside.drawings, "audit": beside.audit, "files": beside.files,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.evidence import RUNS, data_of
-from bench.records import machine_of, ran_on
+from bench.records import machine_of, place_of, ran_on
 
 if TYPE_CHECKING:
     from bench.leaderboard import Line
@@ -26,6 +26,7 @@ class Source:
     """One record as the page shows it."""
 
     id: str
+    file: str  # where it is committed, below results/records
     kind: str
     status: str  # "ok", or why there is no number
     seed: str  # empty where none was drawn
@@ -63,6 +64,7 @@ def _source(record: Record, numbers: Mapping[Versions, str]) -> Source:
     seconds = context.get("seconds")
     return Source(
         id=record.id,
+        file=place_of(record),
         kind=record.kind,
         status=record.status if record.status == "ok" else f"{record.status}: {record.reason}",
         seed=str(record.seed) if record.kind in SEEDED else "",
