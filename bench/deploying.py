@@ -108,13 +108,13 @@ def _tested(subject: Subject, conditions: Conditions, path: Any) -> Record:
     from bench.timing_process import open_detector
 
     opened = open_detector(subject, conditions)
-    run_predictions(run_of(subject, conditions.data).id, opened.split)  # asked before the test, which takes minutes and is compared with them
+    run = run_of(subject, conditions.data)
+    run_predictions(run.id, opened.split)  # asked before the test, which takes minutes and is compared with them
     kind = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[conditions.precision]
     fabric = Fabric(accelerator=opened.runtime.device.type, devices=1, precision=kind)  # type: ignore[arg-type]  # one of its names
     with showing() as show:
         found = predict(fabric, opened.detector, opened.split, on_images=lambda done, whole: show(f"{subject.label}: testing", done / whole))
     values = score_all(write_predictions(path, found), opened.split.ground_truth())
-    run = run_of(subject, conditions.data)
     blank = _blank(subject, conditions, run)
     measured = {
         "data_digest": opened.split.digest,
